@@ -1,0 +1,186 @@
+"""The ranks' notice board: a key-value store beside the process group, there before it and after it breaks.
+
+On it ranks agree that all are ready, and say why one is not, so that N ranks give one report under every launcher.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from typing import TypeVar, cast
+
+import torch.distributed as dist
+
+from disttrain.errors import ConfigError, DisttrainError, PeerLostError
+from disttrain.launch_env import RankEnv
+
+T = TypeVar("T")
+
+_GATHER_S = 0.5  # how long the first rank that fails waits for others with the same message
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a rank ends."""
+
+    rank: int
+    host: str
+    exit_code: int
+    message: str
+
+
+class RanksFailed(DisttrainError):
+    """Some ranks could not get ready. Raised on every rank, so that rank zero alone reports it."""
+
+    def __init__(self, failures: list[Failure], world_size: int) -> None:
+        super().__init__(render_failures(failures, world_size))
+        self.exit_code = failures[0].exit_code
+
+
+class Board:
+    """One rank's access to the board."""
+
+    def __init__(self, env: RankEnv, timeout_s: float) -> None:
+        """Connect to the store. Raises ConfigError (its port is in use) or PeerLostError (nobody answers)."""
+        self.env, self.timeout_s = env, timeout_s
+        run = f"disttrain/{env.run_id}/{env.restart_count}"
+        self.store: dist.Store = dist.PrefixStore(run, _connect(env, timedelta(seconds=timeout_s)))
+
+    def agree(self, stage: str, failure: Failure | None = None) -> list[Failure]:
+        """Wait until every rank has reached `stage`; what failed on the way there, by rank.
+
+        Raises PeerLostError where some rank has not come within the timeout.
+        """
+        if failure is not None:
+            self._append("failures", failure)
+        if self.store.add(f"{stage}/count", 1) == self.env.world_size:
+            self.store.set(f"{stage}/complete", "1")
+        try:
+            self.store.wait([f"{stage}/complete"], timedelta(seconds=self.timeout_s))
+        except dist.DistError:
+            arrived = self.store.add(f"{stage}/count", 0)
+            raise PeerLostError(
+                f"only {arrived} of world_size={self.env.world_size} ranks reached the stage {stage!r} within "
+                f"{self.timeout_s:g} s. Look at the logs of the missing ranks, or raise comm.timeout_s."
+            ) from None
+        return self.failures()
+
+    def together(self, stage: str, work: Callable[[], T], first: bool = True) -> T:
+        """Do `work` on every rank and go on only if all of them could; ranks with `first` do it before the others.
+
+        Raises RanksFailed on every rank where one of them raised a DisttrainError, PeerLostError where one is missing.
+        """
+        result: T | None = None
+        for turn in (True, False):
+            failure = None
+            if turn is first:
+                try:
+                    result = work()
+                except DisttrainError as error:
+                    failure = describe_failure(error, self.env.rank)
+            if failures := self.agree(f"{stage}/{'first' if turn else 'rest'}", failure):
+                raise RanksFailed(failures, self.env.world_size)
+        return cast(T, result)
+
+    def post(self, failure: Failure) -> int:
+        """Say that this rank ends. Returns how many ranks have said so, this one included."""
+        return self._append("failures", failure)
+
+    def failures(self) -> list[Failure]:
+        """All that has been posted, the first one first."""
+        count = self.store.add("failures/count", 0)
+        entries = [self.store.get(f"failures/{index}") for index in range(count)]
+        return [Failure(**json.loads(entry)) for entry in entries]
+
+    def gathered_failures(self) -> list[Failure]:
+        """All failures, once those had time to come that follow from the same cause."""
+        deadline = time.monotonic() + _GATHER_S
+        while time.monotonic() < deadline and self.store.add("failures/count", 0) < self.env.world_size:
+            time.sleep(0.02)
+        return self.failures()
+
+    def close(self) -> None:
+        """Leave. A rank zero that hosts the store stays until the others have read what they wanted, 5 s at most."""
+        gone = self.store.add("gone", 1)
+        deadline = time.monotonic() + 5
+        while self.env.is_rank_zero and gone < self.env.world_size and time.monotonic() < deadline:
+            time.sleep(0.01)
+            gone = self.store.add("gone", 0)
+
+    def _append(self, name: str, failure: Failure) -> int:
+        index = self.store.add(f"{name}/reserved", 1) - 1
+        self.store.set(f"{name}/{index}", json.dumps(asdict(failure)))
+        return self.store.add(f"{name}/count", 1)
+
+
+def _connect(env: RankEnv, timeout: timedelta) -> dist.Store:
+    if env.world_size == 1 and not env.agent_store:
+        return dist.HashStore()
+    hosts_store = env.is_rank_zero and not env.agent_store
+    try:
+        return dist.TCPStore(
+            env.master_addr, env.master_port, is_master=hosts_store, timeout=timeout, wait_for_workers=False
+        )
+    except (dist.DistError, RuntimeError, ValueError) as error:
+        address = f"{env.master_addr}:{env.master_port}"
+        text = " ".join(str(error).split())
+        if hosts_store and ("EADDRINUSE" in text or "address already in use" in text.lower()):
+            raise ConfigError(
+                f"MASTER_PORT={env.master_port} is in use on {socket.gethostname()}: rank 0 listens there for its "
+                "peers. Choose another port, or end the process that holds it."
+            ) from None
+        role = "rank 0 could not listen on" if hosts_store else f"rank {env.rank} could not reach rank 0 at"
+        raise PeerLostError(f"{role} {address} within {timeout.total_seconds():g} s: {text}") from None
+
+
+def describe_failure(error: BaseException, rank: int) -> Failure:
+    """An exception as a failure: our own errors as they are, a broken connection as a lost peer, others with their
+    traceback's last lines."""
+    host = socket.gethostname()
+    if isinstance(error, DisttrainError):
+        return Failure(rank, host, error.exit_code, str(error))
+    text = f"{type(error).__name__}: {error}"
+    if isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and _speaks_of_peers(str(error))):
+        first_line = text.splitlines()[0]
+        return Failure(rank, host, PeerLostError.exit_code, f"lost the connection to a peer ({first_line})")
+    if isinstance(error, KeyboardInterrupt):
+        return Failure(rank, host, 130, "interrupted")
+    return Failure(rank, host, 1, text)
+
+
+def _speaks_of_peers(text: str) -> bool:
+    lowered = text.lower()
+    return any(word in lowered for word in ("gloo", "nccl", "connection closed by peer", "connection reset by peer"))
+
+
+def render_failures(failures: list[Failure], world_size: int) -> str:
+    """One report: the first failure first, equal messages once with their ranks.
+
+    Ranks that merely lost a peer say nothing new once the peer has said why.
+    """
+    causes = [one for one in failures if one.exit_code != PeerLostError.exit_code] or failures[:1]
+    ranks_by_message: dict[str, list[Failure]] = {}
+    for failure in causes:
+        ranks_by_message.setdefault(failure.message, []).append(failure)
+    lines = []
+    for message, group in ranks_by_message.items():
+        ranks = [one.rank for one in group]
+        where = "" if len(ranks) == world_size else f"[{render_ranks(ranks)} on {group[0].host}] "
+        lines.append(where + message)
+    return "\n".join(lines)
+
+
+def render_ranks(ranks: list[int]) -> str:
+    """`rank 3`, `ranks 0-3,7`."""
+    runs: list[list[int]] = []
+    for rank in sorted(set(ranks)):
+        if runs and rank == runs[-1][1] + 1:
+            runs[-1][1] = rank
+        else:
+            runs.append([rank, rank])
+    text = ",".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
+    return f"rank {text}" if len(set(ranks)) == 1 else f"ranks {text}"

@@ -1,0 +1,82 @@
+"""Gradients averaged by torch's DistributedDataParallel, over NCCL on GPUs and gloo elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from disttrain.config.sections import CommConfig
+
+_POWERSGD_FIRST_STEPS = 10  # plain steps before PowerSGD, while gradients still turn quickly
+
+
+class DdpComm:
+    """One rank's end of the process group, and the network wrapped for it.
+
+    With one rank there is nobody to talk to: the network stays as it is and every verb does nothing.
+    """
+
+    def __init__(
+        self, config: CommConfig, store: dist.Store, rank: int, world_size: int, device: torch.device
+    ) -> None:
+        self.config, self.rank, self.world_size, self.device = config, rank, world_size, device
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(
+            backend,
+            store=dist.PrefixStore("process_group", store),
+            rank=rank,
+            world_size=world_size,
+            timeout=timedelta(seconds=config.timeout_s),
+            device_id=device if device.type == "cuda" else None,
+        )
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """The network with rank zero's weights on every rank and gradients averaged during backward."""
+        if self.world_size == 1 or not any(p.requires_grad for p in model.parameters()):
+            return model
+        wrapped = DistributedDataParallel(
+            model,
+            device_ids=[self.device] if self.device.type == "cuda" else None,
+            bucket_cap_mb=self.config.bucket_mib,
+            gradient_as_bucket_view=True,
+        )
+        self._register_compression(wrapped)
+        return wrapped
+
+    def _register_compression(self, wrapped: DistributedDataParallel) -> None:
+        if self.config.compression == "bf16":
+            from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
+
+            wrapped.register_comm_hook(None, bf16_compress_hook)
+        elif self.config.compression == "powersgd":
+            from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDState, powerSGD_hook
+
+            state = PowerSGDState(
+                None, self.config.powersgd_rank, start_powerSGD_iter=_POWERSGD_FIRST_STEPS, random_seed=0
+            )
+            wrapped.register_comm_hook(state, powerSGD_hook)
+
+    def no_sync(self, model: nn.Module) -> contextlib.AbstractContextManager[Any]:
+        """Within it, backward adds to this rank's gradients only: all micro-batches of a step but the last."""
+        return model.no_sync() if isinstance(model, DistributedDataParallel) else contextlib.nullcontext()
+
+    def all_reduce(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The sum over all ranks, in place."""
+        if self.world_size > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def barrier(self) -> None:
+        """Wait for every rank."""
+        if self.world_size > 1:
+            dist.barrier()
+
+    def close(self) -> None:
+        """Leave the process group."""
+        dist.destroy_process_group()

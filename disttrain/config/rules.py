@@ -1,0 +1,39 @@
+"""The rules that tie config fields to each other: all checked before any process group exists."""
+
+from __future__ import annotations
+
+from disttrain.config.sections import Config
+from disttrain.errors import ConfigError
+
+
+def check_rules(config: Config) -> None:
+    """Raise ConfigError for the first combination of fields that cannot work, with the way out."""
+    batch, data, optim, train, comm = config.batch, config.data, config.optim, config.train, config.comm
+    if batch.micro_batch_size is not None and batch.micro_batch_size > batch.global_batch_size:
+        raise ConfigError(
+            f"batch.micro_batch_size={batch.micro_batch_size} is larger than "
+            f"batch.global_batch_size={batch.global_batch_size}: a micro-batch is one rank's part of a global batch. "
+            f"Use micro_batch_size <= {batch.global_batch_size}."
+        )
+    if data.test_fraction + data.val_fraction >= 1:
+        raise ConfigError(
+            f"data.test_fraction={data.test_fraction} and data.val_fraction={data.val_fraction} leave nothing to "
+            "train on: their sum must be below 1."
+        )
+    if optim.reference_batch_size is not None and optim.lr_scaling == "none":
+        raise ConfigError(
+            f"optim.reference_batch_size={optim.reference_batch_size} has no effect with optim.lr_scaling=none. "
+            "Set lr_scaling to linear or sqrt, or leave reference_batch_size out."
+        )
+    if optim.name == "sgd" and optim.nesterov and optim.momentum == 0:
+        raise ConfigError("optim.nesterov=true needs optim.momentum > 0. Set momentum=0.9 or nesterov=false.")
+    if comm.compression == "powersgd" and train.precision == "fp16":
+        raise ConfigError(
+            "comm.compression=powersgd with train.precision=fp16: scaled fp16 gradients overflow in its "
+            "orthogonalisation. Use train.precision=bf16 or comm.compression=bf16."
+        )
+    if data.test_time_symmetries and not (data.horizontal_flip or data.vertical_flip or data.quarter_turns):
+        raise ConfigError(
+            "data.test_time_symmetries=true averages over the flips and turns of the augmentation, and none is on. "
+            "Switch on data.horizontal_flip, data.vertical_flip or data.quarter_turns."
+        )

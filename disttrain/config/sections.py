@@ -1,0 +1,186 @@
+"""Every setting of a run: one class a section, one docstring a field.
+
+The docstrings are the reference: `disttrain train --help-config` and the JSON schema are made from them.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+
+
+class Section(BaseModel):
+    """A group of fields: unknown keys and wrong types are refused, values never change after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+
+
+class ModelConfig(Section):
+    """The network."""
+
+    name: str = "planesnet_cnn"
+    """`planesnet_cnn`, `mnist_mlp`, `mnist_cnn`, `torchvision:NAME` or `package.module:function`."""
+    dropout: Fraction = 0.0
+    """Dropout probability, for the networks that have dropout."""
+    kwargs: dict[str, Any] = {}
+    """Further keyword arguments of the network's constructor."""
+    channels_last: bool = False
+    """Keep images and convolution weights in NHWC memory order: faster for convolutions on GPUs with bf16 or fp16."""
+    compile: bool = False
+    """Compile the network with `torch.compile`."""
+    sync_batchnorm: bool = False
+    """Turn BatchNorm layers into ones that share their statistics over all ranks."""
+
+
+class DataConfig(Section):
+    """The samples, their split and their augmentation."""
+
+    name: str = "synthetic_planes"
+    """`planesnet`, `mnist`, `image_folder`, `synthetic_planes` or `package.module:function`."""
+    path: str | None = None
+    """Folder, zip or JSON file with the data. `mnist` without a path is downloaded, `synthetic_planes` is drawn."""
+    kwargs: dict[str, Any] = {}
+    """Keyword arguments of a `package.module:function` dataset; `count` and `seed` of `synthetic_planes`."""
+    split: Literal["auto", "scene", "random", "official"] = "auto"
+    """How samples are divided: by `scene` id (no scene on two sides), at `random`, or as published (`official`).
+    `auto` takes `scene` where there are scenes, `official` where there is a published split, else `random`."""
+    test_fraction: Fraction = 0.15
+    """Share of the scenes (or samples) held out for the final figure."""
+    val_fraction: Fraction = 0.0
+    """Share of the scenes (or samples) held out for the curve that is watched while training."""
+    image_size: list[Count] | None = Field(default=None, min_length=2, max_length=2)
+    """`[height, width]` in pixels to which `image_folder` resizes. Needed when the images differ in size."""
+    cache_dir: str | None = None
+    """Where decoded images are kept. Default: `disttrain/` in the user's cache folder."""
+    skip_unreadable: bool = False
+    """Leave out images that cannot be read, with a warning, instead of stopping."""
+    placement: Literal["auto", "device", "stream"] = "auto"
+    """`device` keeps all samples as uint8 in the memory of the device, `stream` loads them batch by batch.
+    `auto` takes `device` up to `device_budget_mib`."""
+    device_budget_mib: Count = 2048
+    """Decoded size in MiB up to which `placement: auto` keeps a dataset on the device."""
+    loader_workers: NonNegativeInt = 2
+    """Loader processes per rank when streaming (0: load in the training process)."""
+    prefetch_batches: Count = 4
+    """Micro-batches that each loader process prepares ahead when streaming."""
+    horizontal_flip: bool = False
+    """Augmentation: mirror left and right, one sample in two."""
+    vertical_flip: bool = False
+    """Augmentation: mirror top and bottom, one sample in two."""
+    quarter_turns: bool = False
+    """Augmentation: turn by 0, 90, 180 or 270 degrees (square images)."""
+    shift_px: NonNegativeInt = 0
+    """Augmentation: shift by up to this many pixels either way, the border reflected."""
+    test_time_symmetries: bool = False
+    """Average predictions over the flips and turns that the augmentation uses, one forward pass for each."""
+
+
+class BatchConfig(Section):
+    """How many samples go where in a step."""
+
+    global_batch_size: Count = 256
+    """Samples per optimizer step over all ranks."""
+    micro_batch_size: Count | None = None
+    """Samples per rank per forward/backward. Default: the rank's whole share of the global batch."""
+    eval_batch_size: Count = 1024
+    """Samples per rank per forward pass when evaluating."""
+
+
+class OptimConfig(Section):
+    """The optimizer, its learning rate over time, and what is done to the gradients."""
+
+    name: Literal["adamw", "sgd"] = "adamw"
+    """The optimizer."""
+    lr: Positive = 1e-3
+    """Peak learning rate (for `reference_batch_size`, where that is given)."""
+    reference_batch_size: Count | None = None
+    """The global batch size for which `lr` was found. Default: `batch.global_batch_size`."""
+    lr_scaling: Literal["none", "linear", "sqrt"] = "none"
+    """How `lr` follows the global batch size: `linear` (Goyal et al. 2017), `sqrt` (Krizhevsky 2014) or `none`."""
+    schedule: Literal["constant", "cosine", "one_cycle"] = "constant"
+    """Learning rate after warm-up: constant, half a cosine down to `final_lr_fraction`, or one cycle
+    (cosine up over `warmup_fraction` from lr/25, cosine down; Smith and Topin 2018)."""
+    warmup_fraction: Fraction = 0.0
+    """Share of all steps in which the learning rate rises. `one_cycle` with 0 takes 0.3."""
+    final_lr_fraction: Fraction = 0.0
+    """Learning rate at the last step as a share of the peak, for `cosine` and `one_cycle`."""
+    momentum: Fraction = 0.9
+    """Momentum of `sgd`."""
+    nesterov: bool = True
+    """Nesterov momentum of `sgd`."""
+    beta1: Fraction = 0.9
+    """Decay of AdamW's first moment."""
+    beta2: Fraction = 0.999
+    """Decay of AdamW's second moment."""
+    weight_decay: NonNegative = 0.0
+    """Weight decay. Applied to weights of two or more dimensions only: not to biases and norms."""
+    clip_norm: Positive | None = None
+    """Largest gradient norm over the global batch; larger gradients are scaled down to it."""
+    zero_redundancy: bool = False
+    """Shard the optimizer's state over ranks (`ZeroRedundancyOptimizer`, Rajbhandari et al. 2020, stage 1)."""
+
+
+class TrainConfig(Section):
+    """The run as a whole."""
+
+    epochs: Count = 10
+    """Passes over the training split."""
+    max_steps: Count | None = None
+    """Stop after this many optimizer steps, whatever `epochs` says."""
+    seed: NonNegativeInt = 0
+    """Seed of the weights, the sample order, the augmentation and dropout."""
+    backend: Literal["ddp", "horovod"] = "ddp"
+    """Who averages the gradients: torch's DistributedDataParallel or Horovod."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Arithmetic of the forward pass: `bf16` and `fp16` through autocast, `fp16` with a gradient scaler."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where ranks compute: one GPU a rank, or the CPU. `auto` takes GPUs where there are any."""
+    label_smoothing: Fraction = 0.0
+    """Share of the target spread over all classes (Szegedy et al. 2016)."""
+    ema_decay: Fraction = 0.0
+    """Decay per step of the weights' moving average, which is then evaluated and exported. 0: none."""
+    log_every_steps: Count = 25
+    """Steps between lines in `metrics.jsonl`."""
+    eval_every_epochs: NonNegativeInt = 1
+    """Epochs between evaluations on the validation split, where there is one. 0: never."""
+
+
+class CommConfig(Section):
+    """Communication between ranks."""
+
+    bucket_mib: Positive = 25.0
+    """Size in MiB of the gradient buckets that are reduced while backward still runs."""
+    compression: Literal["none", "bf16", "powersgd"] = "none"
+    """Gradients travel as they are, as bf16, or as low-rank factors (PowerSGD, Vogels et al. 2019)."""
+    powersgd_rank: Count = 2
+    """Rank of PowerSGD's factors."""
+    timeout_s: Positive = 60.0
+    """Longest wait for another rank, in seconds, before the run ends with exit code 144."""
+
+
+class CheckpointConfig(Section):
+    """What is kept to go on from."""
+
+    every_steps: NonNegativeInt = 0
+    """Optimizer steps between checkpoints. 0: once an epoch."""
+    keep: Count = 3
+    """How many of the newest checkpoints stay."""
+
+
+class Config(Section):
+    """A whole run, as read from one YAML file."""
+
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    batch: BatchConfig = BatchConfig()
+    optim: OptimConfig = OptimConfig()
+    train: TrainConfig = TrainConfig()
+    comm: CommConfig = CommConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()

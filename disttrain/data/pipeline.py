@@ -1,0 +1,139 @@
+"""Batches on the device, in the order that `order.py` fixes: from memory, or streamed by loader processes.
+
+Both ways give the same samples, in the same micro-batches, with the same augmentation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch.utils.data import TensorDataset
+
+from disttrain.batch import BatchPlan, rank_share
+from disttrain.config.sections import DataConfig
+from disttrain.data.base import Dataset, ImageArrays
+from disttrain.data.order import epoch_order
+from disttrain.data.stream import StreamedSamples
+from disttrain.data.transform import ImageTransform
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """What one rank puts through the network at once."""
+
+    inputs: torch.Tensor
+    targets: torch.Tensor
+    ids: torch.Tensor
+    """int64 [n]: sample ids, on the CPU."""
+    weight: float = 1.0
+    """0 for the stand-in that a rank without samples in this step puts through, so that it joins the reduction."""
+
+
+@dataclass(frozen=True)
+class GlobalBatch:
+    """One rank's part of an optimizer step."""
+
+    count: int
+    """Samples over all ranks."""
+    micro_batches: Iterator[MicroBatch]
+    micro_steps: int
+
+
+class Samples(Protocol):
+    """Where batches come from: `InMemorySamples` or `StreamedSamples`."""
+
+    def batches(self, ids: list[np.ndarray], epoch: int | None) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """(inputs, targets) on the device for each array of ids in turn; `epoch` None: without augmentation."""
+        ...
+
+
+class InMemorySamples:
+    """All samples on the device: uint8 images as they are, other tensors likewise."""
+
+    def __init__(
+        self, inputs: torch.Tensor, targets: torch.Tensor, transform: ImageTransform | None, device: torch.device
+    ) -> None:
+        self.inputs, self.targets = inputs.to(device), targets.to(device)
+        self.transform, self.device = transform, device
+
+    def batches(self, ids: list[np.ndarray], epoch: int | None) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """See `Samples.batches`."""
+        if not ids:
+            return
+        # One copy to the device for the whole pass, cut there: a step waits for no transfer.
+        on_device = torch.from_numpy(np.concatenate(ids)).to(self.device)
+        for part in on_device.split([len(one) for one in ids]):
+            inputs = self.inputs[part]
+            if self.transform is not None:
+                inputs = self.transform(inputs, part, epoch)
+            yield inputs, self.targets[part]
+
+
+def build_samples(
+    dataset: Dataset, data: DataConfig, transform: ImageTransform | None, device: torch.device, seed: int
+) -> Samples:
+    """Samples in memory where they fit, as `data.placement` says; streamed otherwise."""
+    if data.placement != "stream":
+        tensors = _as_tensors(dataset)
+        if tensors is not None:
+            size_mib = sum(tensor.element_size() * tensor.numel() for tensor in tensors) / 2**20
+            if data.placement == "device" or size_mib <= data.device_budget_mib:
+                return InMemorySamples(*tensors, transform, device)
+    return StreamedSamples(dataset, data, transform, device, seed)
+
+
+def _as_tensors(dataset: Dataset) -> tuple[torch.Tensor, torch.Tensor] | None:
+    samples: Any = dataset.samples
+    if isinstance(samples, ImageArrays):
+        # Copy-on-write, since torch wants writable memory: on the CPU all ranks of a node read the same pages.
+        images = samples.images
+        if isinstance(images, np.memmap):
+            images = np.memmap(images.filename, images.dtype, "c", images.offset, images.shape)
+        return torch.from_numpy(np.asarray(images)), torch.from_numpy(samples.labels)
+    if isinstance(samples, TensorDataset) and len(samples.tensors) == 2:
+        return samples.tensors[0], samples.tensors[1]
+    return None
+
+
+class TrainPipeline:
+    """The training split as global batches. Its whole state is (epoch, step in epoch), which the caller holds."""
+
+    def __init__(self, samples: Samples, ids: np.ndarray, plan: BatchPlan, rank: int, seed: int) -> None:
+        self.samples, self.ids, self.plan, self.rank, self.seed = samples, ids, plan, rank, seed
+
+    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[GlobalBatch]:
+        """This rank's part of every step of an epoch, from `first_step` on."""
+        order = self.ids[epoch_order(self.seed, epoch, len(self.ids))]
+        steps = [self._micro_ids(order, step) for step in range(first_step, self.plan.steps_per_epoch)]
+        loaded = self.samples.batches([part for parts in steps for part in parts], epoch)
+        for step, parts in enumerate(steps, start=first_step):
+            positions = self.plan.step_range(step)
+            weight = 1.0 if len(rank_share(len(positions), self.rank, self.plan.world_size)) else 0.0
+            micro_batches = (MicroBatch(*next(loaded), torch.from_numpy(part), weight) for part in parts)
+            yield GlobalBatch(len(positions), micro_batches, len(parts))
+
+    def _micro_ids(self, order: np.ndarray, step: int) -> list[np.ndarray]:
+        positions = self.plan.step_range(step)
+        share = rank_share(len(positions), self.rank, self.plan.world_size)
+        if not share:  # a last step with fewer samples than ranks: any one sample, with weight 0
+            return [order[positions.start : positions.start + 1]]
+        at = positions.start
+        return [order[at + part.start : at + part.stop] for part in self.plan.micro_ranges(share)]
+
+
+class EvalPipeline:
+    """A split in order, each sample on exactly one rank, without augmentation."""
+
+    def __init__(self, samples: Samples, ids: np.ndarray, batch_size: int, rank: int, world_size: int) -> None:
+        self.samples, self.ids, self.batch_size = samples, ids, batch_size
+        self.share = rank_share(len(ids), rank, world_size)
+
+    def __iter__(self) -> Iterator[MicroBatch]:
+        starts = range(self.share.start, self.share.stop, self.batch_size)
+        parts = [self.ids[at : min(at + self.batch_size, self.share.stop)] for at in starts]
+        for part, (inputs, targets) in zip(parts, self.samples.batches(parts, None), strict=True):
+            yield MicroBatch(inputs, targets, torch.from_numpy(part))

@@ -1,0 +1,59 @@
+"""What can go wrong, each kind with the exit code that tells a scheduler whether to run the job again.
+
+A message has three parts: the names and values, the rule they break, the way out.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class DisttrainError(Exception):
+    """Base of every error that disttrain explains to the user."""
+
+    exit_code = 1
+
+
+class ConfigError(DisttrainError):
+    """A usage or config mistake: the same command fails again until it is changed."""
+
+    exit_code = 2
+
+
+class DataError(DisttrainError):
+    """Data is missing, unreadable or not what the config says it is."""
+
+    exit_code = 3
+
+
+class DivergedError(DisttrainError):
+    """Loss or gradients stopped being finite."""
+
+    exit_code = 4
+
+
+class IntegrityError(DisttrainError):
+    """What was read back is not what was written, or ranks disagree."""
+
+    exit_code = 5
+
+
+class Preempted(DisttrainError):
+    """The job was asked to stop. Running it again resumes."""
+
+    exit_code = 143
+
+
+class PeerLostError(DisttrainError):
+    """A peer process or the network was lost. Running it again resumes."""
+
+    exit_code = 144
+
+
+def unknown_name(what: str, name: str, valid: Iterable[str]) -> str:
+    """The message for a name that is not among the valid ones: the nearest first, then all of them."""
+    choices = sorted(valid)
+    near = difflib.get_close_matches(name, choices, n=1, cutoff=0.6)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return f"unknown {what} {name!r}.{hint} Valid: {', '.join(choices)}."

@@ -1,0 +1,95 @@
+"""What happens around the steps of a run: lines in the log, evaluations, checkpoints, a reason to stop."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from torch import nn
+
+from disttrain.batch import BatchPlan
+from disttrain.comm.ddp import DdpComm
+from disttrain.config import Config
+from disttrain.evaluate import Evaluation
+from disttrain.logs import log
+from disttrain.loop import Position
+from disttrain.metrics import MetricsFile, Tally
+from disttrain.optim import Schedule
+from disttrain.progress import Progress
+from disttrain.rundir import METRICS, STATUS
+
+
+class RunHooks:
+    """The hooks of `run.py`. Files and terminal belong to rank zero; what needs all ranks is called on all."""
+
+    def __init__(
+        self,
+        config: Config,
+        run_dir: Path,
+        plan: BatchPlan,
+        comm: DdpComm,
+        schedule: Schedule,
+        total_steps: int,
+        evaluate_val: Callable[[], Evaluation] | None,
+        quiet: bool,
+    ) -> None:
+        self.config, self.plan, self.comm, self.schedule, self.total_steps = config, plan, comm, schedule, total_steps
+        self.evaluate_val = evaluate_val
+        self._metrics = MetricsFile(run_dir / METRICS) if comm.rank == 0 else None
+        self._progress = Progress(run_dir / STATUS, total_steps, 0, quiet) if comm.rank == 0 else None
+        self._line_time, self._line_step = time.monotonic(), 0
+
+    def log(self, position: Position, tally: Tally, model: nn.Module) -> None:
+        """A line in `metrics.jsonl` every so many steps, at the end of an epoch and at the end."""
+        step = position.step
+        due = step % self.config.train.log_every_steps == 0 or position.step_in_epoch == 0 or step == self.total_steps
+        values = None
+        if due:
+            loss_sum, correct, count = self.comm.all_reduce(tally.take()).tolist()
+            now = time.monotonic()
+            values = {
+                "step": step,
+                "epoch": position.epoch,
+                "split": "train",
+                "loss": loss_sum / count,
+                "accuracy": correct / count if tally.classifies else None,
+                "lr": self.schedule(step - 1),
+                "grad_norm": None if tally.grad_norm is None else tally.grad_norm.item(),
+                "samples_per_second": count / (now - self._line_time),
+            }
+            self._line_time = now
+            tally.grad_norm = None
+            if self._metrics is not None:
+                self._metrics.write(**values)
+        if self._progress is not None:
+            self._progress.update(step, position.epoch, values)
+
+    def evaluate(self, position: Position) -> None:
+        """The validation split at the end of an epoch, where there is one and the config wants it."""
+        every = self.config.train.eval_every_epochs
+        if self.evaluate_val is None or not every or position.epoch % every:
+            return
+        began = time.monotonic()
+        result = self.evaluate_val()
+        self._line_time += time.monotonic() - began
+        if self._metrics is not None:
+            values = {"step": position.step, "epoch": position.epoch, "split": "val"}
+            self._metrics.write(**values, loss=result.loss, accuracy=result.accuracy)
+        accuracy = "" if result.accuracy is None else f", accuracy {result.accuracy:.2%}"
+        log.info("epoch %d: validation loss %.4f%s", position.epoch, result.loss, accuracy)
+
+    def save(self, position: Position) -> None:
+        """Nothing yet."""
+
+    def should_stop(self, position: Position) -> bool:
+        """Nothing yet."""
+        return False
+
+    def close(self, state: str, position: Position) -> None:
+        """The last state, and the files closed."""
+        if self._progress is not None:
+            self._progress.status(state, position.step)
+            self._progress.close()
+        if self._metrics is not None:
+            self._metrics.close()

@@ -1,0 +1,68 @@
+"""Which rank this process is, whichever launcher started it. The only reader of rank variables in the project.
+
+`resolve` answers one of three things: a `RankEnv` (this process is one rank), a `NodeEnv` (this process is one node of
+a Kubernetes job and an elastic agent must start its ranks), or None (nothing started this process with others).
+Whatever does not fit together is refused here, before any process group exists and waits for a peer that never comes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from disttrain.errors import ConfigError
+from disttrain.launch_env import launchers as by
+from disttrain.launch_env.model import NodeEnv, RankEnv
+from disttrain.launch_env.pod import is_pod, pod
+from disttrain.launch_env.reading import OPENMPI, PLAIN, Environ, check_agreement, whole
+
+__all__ = ["NodeEnv", "RankEnv", "agent_environ", "resolve"]
+
+# In order of precedence: a launcher stands before those inside which it is started.
+_LAUNCHERS: dict[str, tuple[Callable[[Environ], bool], Callable[[Environ], RankEnv | NodeEnv]]] = {
+    "torchrun": (by.is_torchrun, by.torchrun),
+    "horovod": (by.is_horovod, by.horovod),
+    "openmpi": (by.is_openmpi, by.openmpi),
+    "slurm": (by.is_slurm_step, by.slurm),
+    "pytorchjob": (is_pod, pod),
+    "env": (by.is_plain, by.plain),
+}
+
+
+def resolve(environ: Environ) -> RankEnv | NodeEnv | None:
+    """Which rank (or node) this process is; None without any launcher. Raises ConfigError where variables disagree."""
+    found = [name for name, (is_here, _) in _LAUNCHERS.items() if is_here(environ)]
+    if not found:
+        return None
+    name = found[0]
+    if name in ("horovod", "openmpi", "slurm") and "pytorchjob" in found:
+        raise ConfigError(
+            f"PET_* variables are set beside those of {name}: they ask for an elastic agent on this node, which "
+            f"{name} does not start. Unset the PET_* variables, or start torchrun under {name}."
+        )
+    if name in ("horovod", "openmpi") and "slurm" in found:
+        _check_called_once(environ, name)
+    result = _LAUNCHERS[name][1](environ)
+    if isinstance(result, RankEnv) and name in ("horovod", "openmpi", "slurm"):
+        check_agreement(environ, result, PLAIN)
+        if "openmpi" in found[1:]:
+            check_agreement(environ, result, OPENMPI)
+    return result
+
+
+def _check_called_once(environ: Environ, launcher: str) -> None:
+    """Refuse `srun -n4 mpirun ...`: each of the tasks would start all ranks.
+
+    In the ranks of a legitimate mpirun the step is that of mpirun's own daemons, one per remote node, or of the one
+    task that called it. horovodrun goes over ssh, so that only the latter remains.
+    """
+    tasks = by.slurm(environ).local_world_size if launcher == "openmpi" else by.slurm(environ).world_size
+    if tasks > 1:
+        raise ConfigError(
+            f"SLURM_STEP_ID={whole(environ, 'SLURM_STEP_ID')} has {tasks} tasks, and {launcher} variables are set: "
+            f"each task has called {launcher} for itself. Call it once, in the batch script, or use srun alone."
+        )
+
+
+def agent_environ(environ: Environ) -> dict[str, str]:
+    """`environ` without PET_*: torchrun reads each as an option, and dies of a PyTorchJob's empty PET_STANDALONE."""
+    return {name: value for name, value in environ.items() if not name.startswith("PET_")}

@@ -1,0 +1,77 @@
+"""Counting while training: sums stay on the device until a line is due."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+_KEPT_VALUES = 1 << 16  # outputs of a micro-batch up to this many values are kept until a line is due
+
+
+class Tally:
+    """What this rank has trained on since the last line.
+
+    Outputs are kept as they are and counted together when a line is due: a step launches no kernel for it.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._sums = torch.zeros(3, dtype=torch.float64, device=device)
+        self.classifies = False
+        self._kept: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+        self.grad_norm: torch.Tensor | None = None
+
+    def add(self, outputs: torch.Tensor, targets: torch.Tensor, loss_sum: torch.Tensor) -> None:
+        """Count one micro-batch: its outputs, its targets [n] and the sum of its losses."""
+        self._kept.append((outputs.detach(), targets, loss_sum.detach()))
+        if outputs.numel() > _KEPT_VALUES:
+            self._count()
+
+    def _count(self) -> None:
+        if not self._kept:
+            return
+        outputs, targets, losses = zip(*self._kept, strict=True)
+        self._sums[0] += torch.stack(losses).sum(dtype=torch.float64)
+        self.classifies = counts_as_classification(outputs[0], targets[0])
+        if self.classifies:
+            self._sums[1] += (torch.cat(outputs).argmax(1) == torch.cat(targets)).sum()
+        self._sums[2] += sum(len(one) for one in targets)
+        self._kept.clear()
+
+    def take(self) -> torch.Tensor:
+        """float64 [3] on the device: sum of losses, correct answers, samples; and begin anew."""
+        self._count()
+        sums = self._sums.clone()
+        self._sums.zero_()
+        return sums
+
+
+def counts_as_classification(outputs: torch.Tensor, targets: torch.Tensor) -> bool:
+    """Whether outputs are class scores [n, classes] for integer targets [n]."""
+    return outputs.ndim == 2 and targets.ndim == 1 and not targets.is_floating_point()
+
+
+class MetricsFile:
+    """`metrics.jsonl`: one JSON object a line, written whole at once."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("a", buffering=1, encoding="utf-8")
+
+    def write(self, **values: Any) -> None:
+        """Append one line. Values that are not finite become null: JSON has no word for them."""
+        rounded = {key: _plain(value) for key, value in {"time": round(time.time(), 3), **values}.items()}
+        self._file.write(json.dumps(rounded) + "\n")
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.6g}") if value == value and abs(value) != float("inf") else None
+    return value

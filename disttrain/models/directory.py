@@ -1,0 +1,132 @@
+"""A trained model to hand on: tensors and JSON, enough to use it anywhere, and nothing that runs when it is loaded."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import uuid
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from disttrain.config.sections import ModelConfig
+from disttrain.data.transform import NO_SYMMETRIES, Symmetry
+from disttrain.errors import ConfigError, DataError, IntegrityError
+from disttrain.models.build import MODELS, build_model
+
+WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """Everything about a model but its weights: the content of `model.json`."""
+
+    model: str
+    """As `model.name` in the config; empty for a network that was given as an object."""
+    kwargs: dict[str, Any]
+    dropout: float
+    input_shape: tuple[int, ...]
+    """[channels, height, width] for images."""
+    class_names: tuple[str, ...]
+    mean: tuple[float, ...] = ()
+    """Per channel, in pixel values 0 to 255; empty where inputs are not uint8 images."""
+    std: tuple[float, ...] = ()
+    resize: bool = False
+    symmetries: tuple[Symmetry, ...] = NO_SYMMETRIES
+    """(transpose, flip top-bottom, flip left-right) over which predictions are averaged."""
+    data: dict[str, Any] = field(default_factory=dict)
+    """Where it was trained: the config's `data` section, and the fingerprint of data and split."""
+    weights_sha256: str = ""
+
+
+def weights_sha256(state: dict[str, torch.Tensor]) -> str:
+    """sha256 over the float32 bytes of all floating-point tensors in the order of their names."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        if state[name].is_floating_point():
+            digest.update(state[name].detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def save_model_dir(folder: Path, model: nn.Module, spec: ModelSpec) -> ModelSpec:
+    """Write the directory beside and rename it, so that it is whole or not there. Returns the spec with its hash."""
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    spec = ModelSpec(**{**asdict(spec), "weights_sha256": weights_sha256(state)})
+    beside = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
+    beside.mkdir(parents=True)
+    try:
+        # Tied weights are one storage under two names, which safetensors refuses: write each name its own copy.
+        save_file({name: tensor.clone() for name, tensor in state.items()}, beside / WEIGHTS)
+        description = {"format": _FORMAT, **asdict(spec)}
+        (beside / DESCRIPTION).write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
+        if folder.exists():
+            shutil.rmtree(folder)
+        beside.rename(folder)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return spec
+
+
+def find_model_dir(path: Path) -> Path:
+    """The model directory at `path`, which may be a run directory. Raises DataError."""
+    for folder in (path, path / "model"):
+        if (folder / DESCRIPTION).is_file():
+            return folder
+    raise DataError(f"{path} is neither a model directory ({DESCRIPTION}, {WEIGHTS}) nor a run directory with one in it.")
+
+
+def load_model_dir(path: Path, allow_code: bool = False) -> tuple[nn.Module, ModelSpec]:
+    """The network in evaluation mode, on the CPU, and its description.
+
+    Args:
+        allow_code: import `package.module:function` where the model was made by one.
+    Raises DataError (missing or damaged files), IntegrityError (weights that are not those described) or ConfigError
+    (a model made by code that was not allowed).
+    """
+    folder = find_model_dir(path)
+    spec = _load_spec(folder / DESCRIPTION)
+    if spec.model not in MODELS and not spec.model.startswith("torchvision:"):
+        if not spec.model:
+            raise ConfigError(
+                f"{folder} holds the weights of a network that was given as an object: load {WEIGHTS} into it yourself."
+            )
+        if not allow_code:
+            raise ConfigError(
+                f"{folder} was made by the code {spec.model!r}, and loading a model runs no code unasked. Add "
+                "--allow-code if you trust the module of that name on this machine."
+            )
+    try:
+        state = load_file(folder / WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        raise DataError(f"{folder / WEIGHTS} cannot be read: {error}. Copy the model directory again.") from None
+    if weights_sha256(state) != spec.weights_sha256:
+        raise IntegrityError(f"{folder / WEIGHTS} is not what {DESCRIPTION} describes: its sha256 differs. Copy it again.")
+    config = ModelConfig(name=spec.model, dropout=spec.dropout, kwargs=spec.kwargs)
+    model = build_model(config, spec.input_shape, len(spec.class_names))
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise DataError(f"{folder / WEIGHTS} does not fit model {spec.model!r}: {error}") from None
+    return model.eval(), spec
+
+
+def _load_spec(path: Path) -> ModelSpec:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content.pop("format") != _FORMAT:
+            raise ValueError(f"its format is not {_FORMAT}")
+        content |= {key: tuple(content[key]) for key in _TUPLES}
+        content["symmetries"] = tuple(map(tuple, content["symmetries"]))
+        return ModelSpec(**content)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise DataError(f"{path} is not a model description: {error}.") from None
+
+
+_TUPLES = ("input_shape", "class_names", "mean", "std")

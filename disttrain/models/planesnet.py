@@ -1,0 +1,3 @@
+from disttrain.models.mnist import MnistCnn
+class PlanesNetCnn(MnistCnn):
+    pass

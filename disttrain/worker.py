@@ -1,0 +1,81 @@
+"""One rank from start to exit code: connect to the others, do the work, and fail as one job, with one report."""
+
+from __future__ import annotations
+
+import ctypes
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch.distributed as dist
+
+from disttrain.comm.board import Board, Failure, RanksFailed, describe_failure, render_failures
+from disttrain.errors import DisttrainError
+from disttrain.launch_env import RankEnv
+from disttrain.logs import RankLogging, log
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def say_error(message: str) -> None:
+    """One error message on standard error."""
+    sys.stderr.write(f"disttrain: error: {message}\n")
+    sys.stderr.flush()
+
+
+def run_rank(env: RankEnv, timeout_s: float, quiet: bool, body: Callable[[Board, RankLogging], Any]) -> int:
+    """Run `body` as one rank. Returns the exit code of the whole job: that of the first rank that failed, or 0."""
+    if env.agent_store:
+        _die_with_parent()
+    try:
+        board = Board(env, timeout_s)
+    except DisttrainError as error:
+        say_error(str(error))
+        return error.exit_code
+    logging = RankLogging(board.store, env.rank, env.world_size, quiet)
+    try:
+        body(board, logging)
+        return 0
+    except RanksFailed as failed:
+        if env.is_rank_zero:
+            logging.flush()
+            say_error(str(failed))
+        return failed.exit_code
+    except BaseException as error:
+        log.debug("this rank failed", exc_info=error)
+        return _report(board, logging, error)
+    finally:
+        logging.close()
+        try:
+            board.close()
+        except dist.DistError:
+            pass  # the rank that hosts the store has gone first
+
+
+def _report(board: Board, logging: RankLogging, error: BaseException) -> int:
+    """Say why this rank fails, unless another rank has said first why all of them do."""
+    failure = describe_failure(error, board.env.rank)
+    try:
+        if board.post(failure) > 1:
+            return board.failures()[0].exit_code
+        failures = board.gathered_failures()
+    except dist.DistError:  # the rank that hosted the store is the one that was lost
+        failures = [failure]
+    logging.flush()
+    say_error(render_failures(failures, board.env.world_size))
+    if not isinstance(error, DisttrainError | KeyboardInterrupt) and failure.exit_code == 1:
+        import traceback
+
+        traceback.print_exception(error)
+    return _job_exit_code(failures)
+
+
+def _job_exit_code(failures: list[Failure]) -> int:
+    return failures[0].exit_code
+
+
+def _die_with_parent() -> None:
+    """Let the kernel end this rank when the elastic agent that started it is gone, however it went."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
