@@ -17,12 +17,10 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"disttrain {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    workers = {"default": None, "metavar": "N|auto", "help": "ranks to start on this machine (auto: one per GPU, else 1)"}
 
     train = verbs.add_parser("train", help="train a model", description="Train as CONFIG says, or go on with its run.")
     train.add_argument("config", nargs="?", metavar="CONFIG", help="YAML file; see --help-config")
     train.add_argument("overrides", nargs="*", metavar="section.field=value", help="settings that replace the file's")
-    train.add_argument("--workers", **workers)  # type: ignore[arg-type]
     train.add_argument("--run-dir", metavar="DIR", help="where the run is kept (default: runs/<name of CONFIG>)")
     train.add_argument(
         "--resume", default="auto", choices=("auto", "never"),
@@ -31,19 +29,19 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("--help-config", action="store_true", help="list every config field and exit")
     train.add_argument("--schema", action="store_true", help="print the JSON schema of config files and exit")
 
-    evaluate = verbs.add_parser("evaluate", help="measure a model on labelled data", description="Print one JSON object.")
+    evaluate = verbs.add_parser(
+        "evaluate", help="measure a model on labelled data", description="Print one JSON object."
+    )
     evaluate.add_argument("model", metavar="RUN_OR_MODEL_DIR")
     evaluate.add_argument("--data", metavar="PATH", help="other data than it was trained on, of the same kind")
     evaluate.add_argument("--split", default="test", choices=("test", "val", "train", "all"))
-    evaluate.add_argument("--workers", **workers)  # type: ignore[arg-type]
-    evaluate.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
 
-    predict = verbs.add_parser("predict", help="classify images", description="Classify images, folders, globs, zip files.")
+    predict = verbs.add_parser(
+        "predict", help="classify images", description="Classify images, folders, globs, zip files."
+    )
     predict.add_argument("model", metavar="MODEL_DIR")
     predict.add_argument("inputs", nargs="+", metavar="INPUT")
     predict.add_argument("--output", metavar="FILE.csv|FILE.jsonl", help="default: CSV on standard output")
-    predict.add_argument("--workers", **workers)  # type: ignore[arg-type]
-    predict.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
 
     data = verbs.add_parser("data", help="look at a dataset, make the synthetic one")
     data_verbs = data.add_subparsers(dest="data_verb", required=True, metavar="info|make")
@@ -59,8 +57,15 @@ def build_parser() -> argparse.ArgumentParser:
         verb.add_argument("--quiet", action="store_true", help="only warnings and errors on standard error")
     for verb in (train, info):
         verb.add_argument("--json", action="store_true", help="the result as one JSON object on standard output")
+    for verb in (train, evaluate, predict):
+        verb.add_argument(
+            "--workers", metavar="N|auto", help="ranks to start on this machine (auto: one per GPU, else 1)"
+        )
     for verb in (evaluate, predict):
-        verb.add_argument("--allow-code", action="store_true", help="import package.module:function if the model needs it")
+        verb.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+        verb.add_argument(
+            "--allow-code", action="store_true", help="import package.module:function if the model needs it"
+        )
     return parser
 
 

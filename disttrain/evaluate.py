@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,7 +57,7 @@ class Evaluation:
 def averaged_outputs(model: nn.Module, inputs: torch.Tensor, symmetries: tuple[Symmetry, ...]) -> torch.Tensor:
     """The network's outputs; with several symmetries the log of the class probabilities averaged over them [n, K]."""
     if len(symmetries) == 1:
-        return model(apply_symmetry(inputs, symmetries[0]))  # type: ignore[no-any-return]
+        return model(apply_symmetry(inputs, symmetries[0]))
     log_probabilities = [model(apply_symmetry(inputs, one)).float().log_softmax(1) for one in symmetries]
     return torch.stack(log_probabilities).logsumexp(0) - float(np.log(len(symmetries)))
 
@@ -94,7 +95,7 @@ def evaluate(
         wrong = batches.ids[(counted != 1).numpy()]
         raise IntegrityError(f"{len(wrong)} samples were not counted exactly once in the evaluation, e.g. {wrong[:5]}.")
     confusion = _reduce_confusion(confusion, comm)
-    classes = int(round(len(confusion) ** 0.5))
+    classes = math.isqrt(len(confusion))
     names = class_names if len(class_names) == classes else tuple(map(str, range(classes)))
     matrix = confusion.view(classes, classes).cpu().numpy() if classes else None
     return Evaluation(len(counted), loss_sum.item() / len(counted), matrix, names)

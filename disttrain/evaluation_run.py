@@ -31,7 +31,9 @@ def evaluate_model_dir(
     """The object that `disttrain evaluate` prints; every rank gets it. Raises DisttrainError."""
     place = pick_device(device, env)
     model, spec = board.together("model", lambda: load_model_dir(model_dir, allow_code))
-    dataset = board.together("data", lambda: _open(spec, data_path, split, verify=env.local_rank == 0), env.local_rank == 0)
+    dataset = board.together(
+        "data", lambda: _open(spec, data_path, split, verify=env.local_rank == 0), env.local_rank == 0
+    )
     transform = ImageTransform(spec.mean, spec.std, Augmentation(), 0, place) if spec.mean else None
     samples = build_samples(dataset, _data_config(spec, data_path), transform, place, 0)
     ids = _ids(dataset, split)

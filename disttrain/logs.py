@@ -9,7 +9,7 @@ import sys
 import threading
 from pathlib import Path
 
-import torch.distributed as dist
+from torch.distributed import DistError, Store
 from tqdm import tqdm
 
 from disttrain.comm.board import render_ranks
@@ -34,7 +34,7 @@ def _with_level(record: logging.LogRecord) -> str:
 class _Forward(logging.Handler):
     """Warnings of this rank, put on the store for rank zero to show."""
 
-    def __init__(self, store: dist.Store, rank: int) -> None:
+    def __init__(self, store: Store, rank: int) -> None:
         super().__init__(logging.WARNING)
         self.store, self.rank = store, rank
 
@@ -43,14 +43,14 @@ class _Forward(logging.Handler):
         try:
             index = self.store.add("log/reserved", 1) - 1
             self.store.set(f"log/{index}", entry)
-        except dist.DistError:
+        except DistError:
             pass  # rank zero is gone; the rank's own file has the line
 
 
 class RankLogging:
     """Logging of one rank, from `start` to `close`."""
 
-    def __init__(self, store: dist.Store, rank: int, world_size: int, quiet: bool) -> None:
+    def __init__(self, store: Store, rank: int, world_size: int, quiet: bool) -> None:
         self.rank, self.world_size = rank, world_size
         self._handlers: list[logging.Handler] = []
         self._read = 0
@@ -93,7 +93,7 @@ class RankLogging:
         try:
             count = self._store.add("log/reserved", 0)
             entries = [json.loads(self._store.get(f"log/{index}")) for index in range(self._read, count)]
-        except dist.DistError:
+        except DistError:
             return
         self._read = count
         ranks_by_text: dict[str, list[int]] = {}

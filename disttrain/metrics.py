@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-
 _KEPT_VALUES = 1 << 16  # outputs of a micro-batch up to this many values are kept until a line is due
 
 
@@ -63,8 +62,8 @@ class MetricsFile:
 
     def write(self, **values: Any) -> None:
         """Append one line. Values that are not finite become null: JSON has no word for them."""
-        rounded = {key: _plain(value) for key, value in {"time": round(time.time(), 3), **values}.items()}
-        self._file.write(json.dumps(rounded) + "\n")
+        rounded = {key: _plain(value) for key, value in values.items()}
+        self._file.write(json.dumps({"time": round(time.time(), 3), **rounded}) + "\n")
 
     def close(self) -> None:
         """Close the file."""

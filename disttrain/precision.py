@@ -25,7 +25,7 @@ class Precision:
 
     def backward(self, loss: torch.Tensor) -> None:
         """Backward of the loss, scaled where gradients would otherwise vanish in fp16."""
-        (self.scaler.scale(loss) if self.scaler else loss).backward()  # type: ignore[no-untyped-call]
+        (self.scaler.scale(loss) if self.scaler else loss).backward()
 
     def clip(self, optimizer: torch.optim.Optimizer, model: nn.Module, max_norm: float | None) -> torch.Tensor:
         """The norm of the whole gradient before clipping (a scalar tensor); clips to `max_norm` where one is given."""

@@ -24,7 +24,9 @@ class Progress:
         self._began = self._last_line = time.monotonic()
         self._last_status = 0.0
         on_terminal = sys.stderr.isatty() and not quiet
-        self._bar = tqdm(total=total_steps, initial=first_step, unit="step", dynamic_ncols=True) if on_terminal else None
+        self._bar = (
+            tqdm(total=total_steps, initial=first_step, unit="step", dynamic_ncols=True) if on_terminal else None
+        )
         self.status("training", first_step)
 
     def update(self, step: int, epoch: int, values: dict[str, Any] | None) -> None:
@@ -36,7 +38,9 @@ class Progress:
                 self._bar.set_postfix_str(_render(values), refresh=False)
         elif values and now - self._last_line > _LINE_EVERY_S:
             self._last_line = now
-            log.info("step %d/%d  epoch %d  %s  ETA %.0f s", step, self._total, epoch, _render(values), self._eta_s(step))
+            log.info(
+                "step %d/%d  epoch %d  %s  ETA %.0f s", step, self._total, epoch, _render(values), self._eta_s(step)
+            )
         if now - self._last_status > _STATUS_EVERY_S:
             self.status("training", step)
 

@@ -112,7 +112,7 @@ def _place_model(config: Config, model: nn.Module, comm: DdpComm) -> nn.Module:
         model = synchronise_batchnorm(model, comm.device)
     model = model.to(comm.device)
     if config.model.channels_last:
-        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model = model.to(memory_format=torch.channels_last)
     if config.model.compile:
         model.compile()  # in place: the names of the weights stay
     return model
@@ -151,7 +151,11 @@ def _manifest(prepared: Prepared, env: RankEnv, device: torch.device) -> dict[st
     """What a reader in a year wants to know about how the result came about."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     return {
-        "versions": {"disttrain": disttrain.__version__, "torch": torch.__version__, "python": platform.python_version()},
+        "versions": {
+            "disttrain": disttrain.__version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
         "git_commit": _git_commit(),
         "host": socket.gethostname(),
         "device": f"{device.type}: {name}",

@@ -49,7 +49,9 @@ def check_run_dir(run_dir: Path, config: Config, resume: str) -> None:
     if not nearest.is_dir():
         raise ConfigError(f"the run directory {run_dir} cannot be made: {nearest} is a file. Use another --run-dir.")
     if not os.access(nearest, os.W_OK | os.X_OK) or _is_read_only(nearest):
-        raise ConfigError(f"the run directory {run_dir} is not writable: no permission in {nearest}. Use another --run-dir.")
+        raise ConfigError(
+            f"the run directory {run_dir} is not writable: no permission in {nearest}. Use another --run-dir."
+        )
     if resume == "never" or not (run_dir / CONFIG).exists():
         return
     try:
@@ -79,13 +81,17 @@ def claim_run_dir(run_dir: Path, config: Config, resume: str) -> None:
     """Make the folder ready: on `never`, what a run left there is moved aside first. Raises ConfigError."""
     try:
         if resume == "never" and (run_dir / CONFIG).exists():
-            aside = next(path for n in range(1, 10_000) if not (path := run_dir.with_name(f"{run_dir.name}.old-{n}")).exists())
+            aside = next(
+                path for n in range(1, 10_000) if not (path := run_dir.with_name(f"{run_dir.name}.old-{n}")).exists()
+            )
             run_dir.rename(aside)
         for folder in (run_dir, run_dir / LOGS):
             folder.mkdir(parents=True, exist_ok=True)
         write_atomically(run_dir / CONFIG, render_yaml(config))
     except OSError as error:
-        raise ConfigError(f"the run directory {run_dir} cannot be written: {error.strerror}. Use another --run-dir.") from None
+        raise ConfigError(
+            f"the run directory {run_dir} cannot be written: {error.strerror}. Use another --run-dir."
+        ) from None
 
 
 def load_result(run_dir: Path) -> dict[str, Any] | None:

@@ -39,8 +39,8 @@ def _train(arguments: argparse.Namespace, argv: list[str]) -> int:
 
     def body(env: RankEnv, board: Board, logging: RankLogging) -> None:
         from disttrain.prepare import Request
-        from disttrain.rundir import MODEL, default_run_dir
         from disttrain.run import run_training
+        from disttrain.rundir import MODEL, default_run_dir
 
         config = board.together("config", lambda: load_config(arguments.config, arguments.overrides))
         run_dir = Path(arguments.run_dir) if arguments.run_dir else default_run_dir(Path(arguments.config))
@@ -57,7 +57,8 @@ def _train(arguments: argparse.Namespace, argv: list[str]) -> int:
 
 def _summary(result: dict[str, Any], model_dir: Path) -> str:
     test = result["test"]
-    lines = [f"trained {result['step']} steps in {result['wall_s']:.1f} s ({result['samples_per_second']:,.0f} samples/s)"]
+    speed = f"{result['samples_per_second']:,.0f} samples/s"
+    lines = [f"trained {result['step']} steps in {result['wall_s']:.1f} s ({speed})"]
     if test:
         accuracy = "" if test["accuracy"] is None else f"accuracy {test['accuracy']:.2%}, "
         lines.append(f"test: {accuracy}loss {test['loss']:.4f} on {test['count']:,} samples")
@@ -83,9 +84,8 @@ def _predict(arguments: argparse.Namespace, argv: list[str]) -> int:
     def body(env: RankEnv, board: Board, logging: RankLogging) -> None:
         from disttrain.predict import predict_files
 
-        predict_files(
-            Path(arguments.model), arguments.inputs, arguments.output, arguments.device, arguments.allow_code, env, board
-        )
+        model_dir, inputs, output = Path(arguments.model), arguments.inputs, arguments.output
+        predict_files(model_dir, inputs, output, arguments.device, arguments.allow_code, env, board)
 
     return _start(arguments, argv, lambda: check_output(arguments.output), body)
 
@@ -108,10 +108,10 @@ def _start(
         return start_node(env, argv)
     workers = _worker_count(arguments.workers, env)
     if workers > 1 and (env is None or env.world_size == 1):
-        from disttrain.launch import start_agent, worker_options
+        from disttrain.launch import start_workers
 
         check()
-        return start_agent(worker_options(workers), argv)
+        return start_workers(workers, argv)
     from disttrain.worker import run_rank
 
     rank_env = env or RankEnv.alone()

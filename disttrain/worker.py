@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 from typing import Any
 
-import torch.distributed as dist
+from torch.distributed import DistError
 
-from disttrain.comm.board import Board, Failure, RanksFailed, describe_failure, render_failures
+from disttrain.comm.board import Board, RanksFailed, describe_failure, render_failures
 from disttrain.errors import DisttrainError
 from disttrain.launch_env import RankEnv
 from disttrain.logs import RankLogging, log
@@ -47,10 +49,8 @@ def run_rank(env: RankEnv, timeout_s: float, quiet: bool, body: Callable[[Board,
         return _report(board, logging, error)
     finally:
         logging.close()
-        try:
+        with contextlib.suppress(DistError):  # the rank that hosts the store has gone first
             board.close()
-        except dist.DistError:
-            pass  # the rank that hosts the store has gone first
 
 
 def _report(board: Board, logging: RankLogging, error: BaseException) -> int:
@@ -60,18 +60,12 @@ def _report(board: Board, logging: RankLogging, error: BaseException) -> int:
         if board.post(failure) > 1:
             return board.failures()[0].exit_code
         failures = board.gathered_failures()
-    except dist.DistError:  # the rank that hosted the store is the one that was lost
+    except DistError:  # the rank that hosted the store is the one that was lost
         failures = [failure]
     logging.flush()
     say_error(render_failures(failures, board.env.world_size))
     if not isinstance(error, DisttrainError | KeyboardInterrupt) and failure.exit_code == 1:
-        import traceback
-
         traceback.print_exception(error)
-    return _job_exit_code(failures)
-
-
-def _job_exit_code(failures: list[Failure]) -> int:
     return failures[0].exit_code
 
 

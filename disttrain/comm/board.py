@@ -5,21 +5,23 @@ On it ranks agree that all are ready, and say why one is not, so that N ranks gi
 
 from __future__ import annotations
 
+import itertools
 import json
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import TypeVar, cast
 
-import torch.distributed as dist
+from torch.distributed import DistError, HashStore, PrefixStore, Store, TCPStore
 
 from disttrain.errors import ConfigError, DisttrainError, PeerLostError
 from disttrain.launch_env import RankEnv
 
 T = TypeVar("T")
 
+_LONG_WAIT = timedelta(hours=4)  # for work whose length depends on the data, such as decoding it for the first time
 _GATHER_S = 0.5  # how long the first rank that fails waits for others with the same message
 
 
@@ -46,12 +48,12 @@ class Board:
 
     def __init__(self, env: RankEnv, timeout_s: float) -> None:
         """Connect to the store. Raises ConfigError (its port is in use) or PeerLostError (nobody answers)."""
-        self.env, self.timeout_s = env, timeout_s
+        self.env, self.timeout_s, self._sent = env, timeout_s, 0
         run = f"disttrain/{env.run_id}/{env.restart_count}"
-        self.store: dist.Store = dist.PrefixStore(run, _connect(env, timedelta(seconds=timeout_s)))
+        self.store: Store = PrefixStore(run, _connect(env, timedelta(seconds=timeout_s)))
 
-    def agree(self, stage: str, failure: Failure | None = None) -> list[Failure]:
-        """Wait until every rank has reached `stage`; what failed on the way there, by rank.
+    def agree(self, stage: str, failure: Failure | None = None, wait: timedelta = _LONG_WAIT) -> list[Failure]:
+        """Wait until every rank has reached `stage`; what failed on the way there, the first one first.
 
         Raises PeerLostError where some rank has not come within the timeout.
         """
@@ -60,12 +62,12 @@ class Board:
         if self.store.add(f"{stage}/count", 1) == self.env.world_size:
             self.store.set(f"{stage}/complete", "1")
         try:
-            self.store.wait([f"{stage}/complete"], timedelta(seconds=self.timeout_s))
-        except dist.DistError:
+            self.store.wait([f"{stage}/complete"], wait)
+        except DistError:
             arrived = self.store.add(f"{stage}/count", 0)
             raise PeerLostError(
                 f"only {arrived} of world_size={self.env.world_size} ranks reached the stage {stage!r} within "
-                f"{self.timeout_s:g} s. Look at the logs of the missing ranks, or raise comm.timeout_s."
+                f"{wait.total_seconds():g} s. Look at the logs of the missing ranks."
             ) from None
         return self.failures()
 
@@ -81,10 +83,34 @@ class Board:
                 try:
                     result = work()
                 except DisttrainError as error:
+                    if self.env.world_size == 1:
+                        raise
                     failure = describe_failure(error, self.env.rank)
             if failures := self.agree(f"{stage}/{'first' if turn else 'rest'}", failure):
                 raise RanksFailed(failures, self.env.world_size)
         return cast(T, result)
+
+    def total(self, name: str, value: int) -> int:
+        """The sum of every rank's value."""
+        self.store.add(f"total/{name}", value)
+        self.agree(f"total/{name}")
+        return self.store.add(f"total/{name}", 0)
+
+    def send(self, text: str) -> None:
+        """Put a piece of text there for rank zero, which reads this rank's pieces in order; an empty one ends them."""
+        self.store.set(f"text/{self.env.rank}/{self._sent}", text)
+        self._sent += 1
+
+    def receive(self, rank: int) -> Iterator[str]:
+        """The pieces that `rank` sends, up to the empty one."""
+        for index in itertools.count():
+            key = f"text/{rank}/{index}"
+            self.store.wait([key], _LONG_WAIT)
+            piece = self.store.get(key).decode()
+            self.store.delete_key(key)
+            if not piece:
+                return
+            yield piece
 
     def post(self, failure: Failure) -> int:
         """Say that this rank ends. Returns how many ranks have said so, this one included."""
@@ -117,15 +143,15 @@ class Board:
         return self.store.add(f"{name}/count", 1)
 
 
-def _connect(env: RankEnv, timeout: timedelta) -> dist.Store:
+def _connect(env: RankEnv, timeout: timedelta) -> Store:
     if env.world_size == 1 and not env.agent_store:
-        return dist.HashStore()
+        return HashStore()
     hosts_store = env.is_rank_zero and not env.agent_store
     try:
-        return dist.TCPStore(
+        return TCPStore(
             env.master_addr, env.master_port, is_master=hosts_store, timeout=timeout, wait_for_workers=False
         )
-    except (dist.DistError, RuntimeError, ValueError) as error:
+    except (DistError, RuntimeError, ValueError) as error:
         address = f"{env.master_addr}:{env.master_port}"
         text = " ".join(str(error).split())
         if hosts_store and ("EADDRINUSE" in text or "address already in use" in text.lower()):
@@ -144,7 +170,7 @@ def describe_failure(error: BaseException, rank: int) -> Failure:
     if isinstance(error, DisttrainError):
         return Failure(rank, host, error.exit_code, str(error))
     text = f"{type(error).__name__}: {error}"
-    if isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and _speaks_of_peers(str(error))):
+    if isinstance(error, DistError) or (isinstance(error, RuntimeError) and _speaks_of_peers(str(error))):
         first_line = text.splitlines()[0]
         return Failure(rank, host, PeerLostError.exit_code, f"lost the connection to a peer ({first_line})")
     if isinstance(error, KeyboardInterrupt):

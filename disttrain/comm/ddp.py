@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed import PrefixStore, Store
 from torch.nn.parallel import DistributedDataParallel
 
 from disttrain.config.sections import CommConfig
@@ -22,14 +23,12 @@ class DdpComm:
     With one rank there is nobody to talk to: the network stays as it is and every verb does nothing.
     """
 
-    def __init__(
-        self, config: CommConfig, store: dist.Store, rank: int, world_size: int, device: torch.device
-    ) -> None:
+    def __init__(self, config: CommConfig, store: Store, rank: int, world_size: int, device: torch.device) -> None:
         self.config, self.rank, self.world_size, self.device = config, rank, world_size, device
         backend = "nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(
             backend,
-            store=dist.PrefixStore("process_group", store),
+            store=PrefixStore("process_group", store),
             rank=rank,
             world_size=world_size,
             timeout=timedelta(seconds=config.timeout_s),

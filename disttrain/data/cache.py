@@ -122,7 +122,8 @@ def _open_entry(entry: Path, meta: dict[str, Any]) -> ImageArrays:
         return np.load(entry / file, mmap_mode="r" if mapped else None) if file in meta["files"] else None
 
     images, labels = column("images", mapped=True), column("labels")
-    assert images is not None and labels is not None
+    if images is None or labels is None:
+        raise DataError(f"the cache entry {entry} is incomplete: remove it and start again.")
     return ImageArrays(
         images, labels, tuple(meta["class_names"]), column("scenes"), tuple(meta["scene_names"]), column("is_test")
     )

@@ -48,7 +48,9 @@ def open_image_folder(data: DataConfig, verify: bool) -> tuple[ImageArrays | Map
     depth = 1 if published else 0
     loose = [name for name in names if name.count("/") < depth + 1]
     if loose:
-        raise DataError(f"{path / loose[0]} is in no class folder ({len(loose)} such images). Use root/class/image.png.")
+        raise DataError(
+            f"{path / loose[0]} is in no class folder ({len(loose)} such images). Use root/class/image.png."
+        )
     classes = sorted({name.split("/")[depth] for name in names})
     labels = np.array([classes.index(name.split("/")[depth]) for name in names], dtype=np.int64)
     is_test = np.array([name.split("/")[0] in _TEST_FOLDERS for name in names]) if published else None
@@ -61,9 +63,7 @@ def open_image_folder(data: DataConfig, verify: bool) -> tuple[ImageArrays | Map
 
     def read(folder: Path) -> ImageArrays:
         images, keep = read_images(store, names, shape, data, folder)
-        return ImageArrays(
-            images, labels[keep], tuple(classes), is_test=None if is_test is None else is_test[keep]
-        )
+        return ImageArrays(images, labels[keep], tuple(classes), is_test=None if is_test is None else is_test[keep])
 
     arrays, fingerprint = cached_arrays(signature, data.cache_dir, verify, read)
     return arrays, arrays, fingerprint

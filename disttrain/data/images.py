@@ -88,13 +88,13 @@ def decode_image(data: bytes, shape: tuple[int, int, int], resize: bool = False)
         if image.size != (width, height):
             if not resize:
                 raise ValueError(f"is {image.width}x{image.height} pixels, expected {width}x{height}")
-            image = image.convert(mode).resize((width, height), Image.Resampling.BILINEAR)  # type: ignore[assignment]
+            image = image.convert(mode).resize((width, height), Image.Resampling.BILINEAR)
         pixels = np.asarray(image.convert(mode))
     return np.ascontiguousarray(pixels.reshape(height, width, channels).transpose(2, 0, 1))
 
 
 def decode_all(
-    store: ImageStore, names: list[str], out: np.ndarray, resize: bool, on_progress: Callable[[int], None]
+    store: ImageStore, names: list[str], out: np.ndarray, resize: bool, on_progress: Callable[[int], object]
 ) -> BadImages:
     """Decode `names` into `out` (a memory-mapped uint8 [n, channels, height, width]), over all cores.
 
@@ -109,7 +109,12 @@ def decode_all(
 
 
 def _decode_part(
-    store: ImageStore, names: list[str], part: range, out: np.ndarray, resize: bool, on_progress: Callable[[int], None]
+    store: ImageStore,
+    names: list[str],
+    part: range,
+    out: np.ndarray,
+    resize: bool,
+    on_progress: Callable[[int], object],
 ) -> BadImages:
     bad = []
     for done, row in enumerate(part, start=1):
@@ -129,15 +134,20 @@ def describe_unreadable(error: BaseException) -> str:
 
 
 def _decode_in_processes(
-    store: ImageStore, names: list[str], out: np.ndarray, resize: bool, on_progress: Callable[[int], None], count: int
+    store: ImageStore, names: list[str], out: np.ndarray, resize: bool, on_progress: Callable[[int], object], count: int
 ) -> BadImages:
     # Plain subprocesses on a shared memory map rather than multiprocessing: they neither import the user's main
     # module again nor fork a process that may hold threads and a CUDA context.
-    assert isinstance(out, np.memmap) and out.filename is not None
     workers = []
     for index in range(count):
         part = [len(names) * index // count, len(names) * (index + 1) // count]
-        job = {"store": str(store.path), "out": str(out.filename), "resize": resize, "part": part, "names": names}
+        job = {
+            "store": str(store.path),
+            "out": str(getattr(out, "filename", "")),
+            "resize": resize,
+            "part": part,
+            "names": names,
+        }
         process = subprocess.Popen(
             [sys.executable, "-m", "disttrain.data.images"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )

@@ -63,7 +63,9 @@ def _check_labels(name: str, arrays: ImageArrays) -> None:
         raise DataError(f"{name} holds no samples.")
     low, high, classes = int(arrays.labels.min()), int(arrays.labels.max()), len(arrays.class_names)
     if low < 0 or high >= classes:
-        raise DataError(f"{name} has labels from {low} to {high}, out of range: with {classes} classes 0 to {classes - 1}.")
+        raise DataError(
+            f"{name} has labels from {low} to {high}, out of range: with {classes} classes 0 to {classes - 1}."
+        )
     if arrays.images.dtype != np.uint8 or arrays.images.ndim != 4 or len(arrays.images) != len(arrays.labels):
         raise DataError(
             f"{name} has images {arrays.images.dtype} {arrays.images.shape} for {len(arrays.labels)} labels: "
@@ -78,7 +80,9 @@ def _open_user_dataset(data: DataConfig) -> Dataset:
     try:
         made = function(**arguments)
     except Exception as error:
-        raise DataError(f"data.name={data.name} raised {type(error).__name__}: {error} (called with {arguments}).") from error
+        raise DataError(
+            f"data.name={data.name} raised {type(error).__name__}: {error} (called with {arguments})."
+        ) from error
     if isinstance(made, ImageArrays):
         return _from_arrays(data, made, hashlib.sha256(made.images.tobytes() + made.labels.tobytes()).hexdigest())
     train, test = made if isinstance(made, tuple) and len(made) == 2 else (made, None)

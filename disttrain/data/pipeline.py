@@ -66,7 +66,7 @@ class InMemorySamples:
             return
         # One copy to the device for the whole pass, cut there: a step waits for no transfer.
         on_device = torch.from_numpy(np.concatenate(ids)).to(self.device)
-        for part in on_device.split([len(one) for one in ids]):
+        for part in torch.split(on_device, [len(one) for one in ids]):
             inputs = self.inputs[part]
             if self.transform is not None:
                 inputs = self.transform(inputs, part, epoch)
@@ -91,7 +91,7 @@ def _as_tensors(dataset: Dataset) -> tuple[torch.Tensor, torch.Tensor] | None:
     if isinstance(samples, ImageArrays):
         # Copy-on-write, since torch wants writable memory: on the CPU all ranks of a node read the same pages.
         images = samples.images
-        if isinstance(images, np.memmap):
+        if isinstance(images, np.memmap) and images.filename is not None:
             images = np.memmap(images.filename, images.dtype, "c", images.offset, images.shape)
         return torch.from_numpy(np.asarray(images)), torch.from_numpy(samples.labels)
     if isinstance(samples, TensorDataset) and len(samples.tensors) == 2:

@@ -38,7 +38,9 @@ def open_planesnet(data: DataConfig, verify: bool) -> tuple[ImageArrays, str]:
     store = ImageStore(path)
     signature = store.signature()
     if not signature:
-        raise DataError(f"{path} holds no PNG chips. PlanesNet is a folder or zip of <label>__<scene>__<lon>_<lat>.png.")
+        raise DataError(
+            f"{path} holds no PNG chips. PlanesNet is a folder or zip of <label>__<scene>__<lon>_<lat>.png."
+        )
     key = ["planesnet-png", str(data.skip_unreadable), *signature]
     return cached_arrays(key, data.cache_dir, verify, lambda folder: _read_chips(store, data, folder))
 

@@ -1,4 +1,4 @@
-"""Which samples are for training and which for judging: fixed by hashes, so it never moves with the rest of the data."""
+"""Which samples are for training and which for judging: fixed by hashes, so that new data moves no old sample."""
 
 from __future__ import annotations
 

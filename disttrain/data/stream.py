@@ -99,4 +99,3 @@ class StreamedSamples:
             if self.transform is not None:
                 inputs = self.transform(inputs, torch.from_numpy(part).to(self.device), epoch)
             yield inputs, targets
-

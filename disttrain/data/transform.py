@@ -42,13 +42,16 @@ class Augmentation:
             raise ConfigError(
                 f"data.shift_px={data.shift_px} is not smaller than the images of {height}x{width} pixels. Use less."
             )
-        every = itertools.product((False, True), repeat=3)
+        both = (False, True)
+        every = itertools.product(both, both, both)
         if data.quarter_turns and not (data.horizontal_flip or data.vertical_flip):
             allowed = [(t, v, h) for t, v, h in every if t == (v != h)]  # the rotations alone
         elif data.quarter_turns:
             allowed = list(every)  # turns and one flip generate all 8
         else:
-            allowed = [(t, v, h) for t, v, h in every if not t and v <= data.vertical_flip and h <= data.horizontal_flip]
+            allowed = [
+                (t, v, h) for t, v, h in every if not t and v <= data.vertical_flip and h <= data.horizontal_flip
+            ]
         return cls(tuple(allowed), data.shift_px)
 
     @property

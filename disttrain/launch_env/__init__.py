@@ -15,7 +15,7 @@ from disttrain.launch_env.model import NodeEnv, RankEnv
 from disttrain.launch_env.pod import is_pod, pod
 from disttrain.launch_env.reading import OPENMPI, PLAIN, Environ, check_agreement, whole
 
-__all__ = ["NodeEnv", "RankEnv", "agent_environ", "resolve"]
+__all__ = ["NodeEnv", "RankEnv", "agent_environ", "resolve", "torchrun_environ"]
 
 # In order of precedence: a launcher stands before those inside which it is started.
 _LAUNCHERS: dict[str, tuple[Callable[[Environ], bool], Callable[[Environ], RankEnv | NodeEnv]]] = {
@@ -66,3 +66,13 @@ def _check_called_once(environ: Environ, launcher: str) -> None:
 def agent_environ(environ: Environ) -> dict[str, str]:
     """`environ` without PET_*: torchrun reads each as an option, and dies of a PyTorchJob's empty PET_STANDALONE."""
     return {name: value for name, value in environ.items() if not name.startswith("PET_")}
+
+
+def torchrun_environ(environ: Environ, auto_worker_count: Callable[[], int]) -> dict[str, str]:
+    """`environ` with PET_* as torchrun takes them: a number for `auto`, 1 for the operator's empty PET_STANDALONE."""
+    cleaned = dict(environ)
+    if cleaned.get("PET_STANDALONE") == "":
+        cleaned["PET_STANDALONE"] = "1"
+    if cleaned.get("PET_NPROC_PER_NODE") == "auto":
+        cleaned["PET_NPROC_PER_NODE"] = str(auto_worker_count())
+    return cleaned

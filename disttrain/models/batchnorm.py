@@ -11,7 +11,7 @@ from torch.distributed.nn.functional import all_reduce
 def synchronise_batchnorm(model: nn.Module, device: torch.device) -> nn.Module:
     """Replace every BatchNorm layer: by torch's SyncBatchNorm on GPUs, by the one below where that has no kernel."""
     if device.type == "cuda":
-        return nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-any-return]
+        return nn.SyncBatchNorm.convert_sync_batchnorm(model)
     for name, child in model.named_children():
         if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d):
             setattr(model, name, _CpuSyncBatchNorm.like(child))
@@ -40,7 +40,8 @@ class _CpuSyncBatchNorm(nn.modules.batchnorm._BatchNorm):
         dims = [0, *range(2, input.ndim)]
         shape = [1, -1, *[1] * (input.ndim - 2)]
         count = input.new_full((1,), input.numel() / self.num_features)
-        sums = all_reduce(torch.cat([input.sum(dims), (input * input).sum(dims), count]))
+        local = torch.cat([input.sum(dims), (input * input).sum(dims), count])
+        sums: torch.Tensor = all_reduce(local)
         mean, square = sums[:-1].view(2, -1) / sums[-1]
         variance = square - mean * mean
         if self.running_mean is not None and self.running_var is not None:

@@ -61,7 +61,7 @@ def _torchvision_model(name: str) -> Callable[..., nn.Module]:
     valid = list_models(module=__import__("torchvision").models)
     if wanted not in valid:
         raise ConfigError(f"model.name: {unknown_name('torchvision classifier', wanted, valid)}")
-    return get_model_builder(wanted)  # type: ignore[no-any-return]
+    return get_model_builder(wanted)
 
 
 def _accepted(function: Callable[..., Any], offered: dict[str, Any]) -> dict[str, Any]:

@@ -79,7 +79,9 @@ def find_model_dir(path: Path) -> Path:
     for folder in (path, path / "model"):
         if (folder / DESCRIPTION).is_file():
             return folder
-    raise DataError(f"{path} is neither a model directory ({DESCRIPTION}, {WEIGHTS}) nor a run directory with one in it.")
+    raise DataError(
+        f"{path} is neither a model directory ({DESCRIPTION}, {WEIGHTS}) nor a run directory with one in it."
+    )
 
 
 def load_model_dir(path: Path, allow_code: bool = False) -> tuple[nn.Module, ModelSpec]:
@@ -107,7 +109,9 @@ def load_model_dir(path: Path, allow_code: bool = False) -> tuple[nn.Module, Mod
     except (OSError, SafetensorError) as error:
         raise DataError(f"{folder / WEIGHTS} cannot be read: {error}. Copy the model directory again.") from None
     if weights_sha256(state) != spec.weights_sha256:
-        raise IntegrityError(f"{folder / WEIGHTS} is not what {DESCRIPTION} describes: its sha256 differs. Copy it again.")
+        raise IntegrityError(
+            f"{folder / WEIGHTS} is not what {DESCRIPTION} describes: its sha256 differs. Copy it again."
+        )
     config = ModelConfig(name=spec.model, dropout=spec.dropout, kwargs=spec.kwargs)
     model = build_model(config, spec.input_shape, len(spec.class_names))
     try:

@@ -21,7 +21,7 @@ class MnistMlp(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """float [n, 1, 28, 28] -> scores [n, 10]."""
-        return self.head(self.dropout(self.hidden(images.flatten(1)).relu()))  # type: ignore[no-any-return]
+        return self.head(self.dropout(self.hidden(images.flatten(1)).relu()))
 
 
 class MnistCnn(nn.Module):
@@ -32,9 +32,16 @@ class MnistCnn(nn.Module):
     ) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            nn.Conv2d(input_shape[0], width, 3, padding=1), nn.GELU(), nn.MaxPool2d(2),
-            nn.Conv2d(width, 2*width, 3, padding=1), nn.GELU(), nn.MaxPool2d(2),
-            nn.Flatten(), nn.Dropout(dropout), nn.LazyLinear(class_count))
+            nn.Conv2d(input_shape[0], width, 3, padding=1),
+            nn.GELU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(width, 2 * width, 3, padding=1),
+            nn.GELU(),
+            nn.MaxPool2d(2),
+            nn.Flatten(),
+            nn.Dropout(dropout),
+            nn.LazyLinear(class_count),
+        )
         self.body(torch.zeros(1, *input_shape))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:

@@ -1,3 +1,5 @@
 from disttrain.models.mnist import MnistCnn
+
+
 class PlanesNetCnn(MnistCnn):
     pass

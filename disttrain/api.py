@@ -1,0 +1,90 @@
+"""`fit`: train the user's own network on the user's own data, alone or under any launcher, without a config file."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+from torch import nn
+
+from disttrain.comm.board import Board, RanksFailed, describe_failure, render_failures
+from disttrain.config import build_config
+from disttrain.data.base import Dataset, MapDataset
+from disttrain.data.open import dataset_from_maps
+from disttrain.errors import ConfigError, DisttrainError
+from disttrain.launch_env import NodeEnv, RankEnv, resolve
+from disttrain.logs import RankLogging
+from disttrain.loss import UserLoss
+from disttrain.models.directory import WEIGHTS
+from disttrain.prepare import Request
+from disttrain.run import run_training
+from disttrain.rundir import MODEL
+
+
+def fit(
+    model: nn.Module,
+    dataset: MapDataset,
+    *,
+    test_dataset: MapDataset | None = None,
+    loss: UserLoss | None = None,
+    run_dir: str | Path = "runs/fit",
+    resume: str = "never",
+    quiet: bool = False,
+    **sections: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Train `model` in place on `dataset` and return what `result.json` holds.
+
+    Alone it trains in this process; under torchrun, mpirun, srun or a PyTorchJob each process joins as one rank.
+
+    Args:
+        model: any module; outputs [n, classes] with integer targets are counted for accuracy.
+        dataset: map-style, items (input, target); `classes`, if it has any, names the classes.
+        test_dataset: evaluated at the end; each sample once, over all ranks.
+        loss: (outputs, targets) -> one loss per sample, or their mean. Default: cross-entropy.
+        run_dir: where metrics, logs and the trained weights go.
+        resume: `never` starts anew and moves aside what `run_dir` holds; `auto` goes on with it.
+        sections: the config's sections as mappings, e.g. `optim={"lr": 0.1}, train={"epochs": 3}`.
+    Raises DisttrainError, on the first rank that fails; the other ranks leave quietly with the same exit code.
+    """
+    config = build_config({name: dict(section) for name, section in sections.items()})
+    env = resolve(os.environ) or RankEnv.alone()
+    if isinstance(env, NodeEnv):
+        raise ConfigError(
+            "these PET_* variables describe a node, not a rank: start the script through torchrun, which reads them."
+        )
+
+    def open_dataset() -> Dataset:
+        return dataset_from_maps(dataset, test_dataset, config.data.model_copy(update={"test_fraction": 0.0}))
+
+    request = Request(config, Path(run_dir), resume, quiet, model, open_dataset, loss)
+    with _one_report(env, config.comm.timeout_s, quiet) as (board, logging):
+        result = run_training(request, env, board, logging)
+        model.load_state_dict(load_file(Path(run_dir) / MODEL / WEIGHTS))
+        return result
+
+
+@contextlib.contextmanager
+def _one_report(env: RankEnv, timeout_s: float, quiet: bool) -> Iterator[tuple[Board, RankLogging]]:
+    """A board and logging for library use: exceptions reach the caller on the rank that fails first, and only there."""
+    board = Board(env, timeout_s)
+    logging = RankLogging(board.store, env.rank, env.world_size, quiet)
+    try:
+        yield board, logging
+    except RanksFailed as failed:
+        if env.is_rank_zero:
+            raise
+        raise SystemExit(failed.exit_code) from None
+    except Exception as error:
+        if board.post(describe_failure(error, env.rank)) > 1:
+            raise SystemExit(board.failures()[0].exit_code) from None
+        failures = board.gathered_failures()
+        if isinstance(error, DisttrainError) and env.world_size > 1:
+            raise type(error)(render_failures(failures, env.world_size)) from error
+        raise
+    finally:
+        logging.close()
+        board.close()

@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# Train with torchrun's own options, on one node or on one of several, and hand the exit code of the ranks through
+# (torchrun itself turns every failure into 1).
+#
+#   launchers/torchrun.sh --nproc-per-node 2 configs/mnist_cnn.yaml data.path=/data/mnist
+#   launchers/torchrun.sh --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint node0:29400 --rdzv-id 7 \
+#       configs/planesnet.yaml
+#
+# In a PyTorchJob or TrainJob the PET_* variables take the place of the options.
+set -euo pipefail
+exec "${PYTHON:-python3}" -m disttrain.launch "$@"
