@@ -56,6 +56,11 @@ class BatchPlan:
         start = step_in_epoch * self.global_batch_size
         return range(start, min(start + self.global_batch_size, self.sample_count))
 
+    def samples_before(self, step: int) -> int:
+        """Samples used in the first `step` steps of a run."""
+        epochs, rest = divmod(step, self.steps_per_epoch)
+        return epochs * self.sample_count + rest * self.global_batch_size
+
     def micro_ranges(self, share: range) -> list[range]:
         """A rank's share of a step in micro-batches. Empty where the share is."""
         size = self.micro_batch_size

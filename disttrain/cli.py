@@ -23,9 +23,11 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("overrides", nargs="*", metavar="section.field=value", help="settings that replace the file's")
     train.add_argument("--run-dir", metavar="DIR", help="where the run is kept (default: runs/<name of CONFIG>)")
     train.add_argument(
-        "--resume", default="auto", choices=("auto", "never"),
-        help="auto: go on with what the run directory holds; never: start anew, moving that aside",
-    )  # fmt: skip
+        "--resume",
+        default="auto",
+        metavar="auto|never|CHECKPOINT",
+        help="auto: go on with the run in the directory; never: start anew, moving that aside; or a checkpoint folder",
+    )
     train.add_argument("--help-config", action="store_true", help="list every config field and exit")
     train.add_argument("--schema", action="store_true", help="print the JSON schema of config files and exit")
 

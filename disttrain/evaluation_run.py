@@ -29,7 +29,7 @@ def evaluate_model_dir(
     model_dir: Path, data_path: str | None, split: str, device: str, allow_code: bool, env: RankEnv, board: Board
 ) -> dict[str, Any]:
     """The object that `disttrain evaluate` prints; every rank gets it. Raises DisttrainError."""
-    place = pick_device(device, env)
+    place = board.together("device", lambda: pick_device(device, env))
     model, spec = board.together("model", lambda: load_model_dir(model_dir, allow_code))
     dataset = board.together(
         "data", lambda: _open(spec, data_path, split, verify=env.local_rank == 0), env.local_rank == 0

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import nn
 
-from disttrain.batch import BatchPlan
+from disttrain.checkpoint import Snapshot, save_checkpoint
 from disttrain.comm.ddp import DdpComm
 from disttrain.config import Config
 from disttrain.evaluate import Evaluation
@@ -17,7 +17,7 @@ from disttrain.loop import Position
 from disttrain.metrics import MetricsFile, Tally
 from disttrain.optim import Schedule
 from disttrain.progress import Progress
-from disttrain.rundir import METRICS, STATUS
+from disttrain.rundir import CHECKPOINTS, METRICS, STATUS
 
 
 class RunHooks:
@@ -27,18 +27,23 @@ class RunHooks:
         self,
         config: Config,
         run_dir: Path,
-        plan: BatchPlan,
+        position: Position,
         comm: DdpComm,
         schedule: Schedule,
         total_steps: int,
-        evaluate_val: Callable[[], Evaluation] | None,
         quiet: bool,
+        evaluate_val: Callable[[], Evaluation] | None,
+        capture_state: Callable[[], Snapshot | None],
     ) -> None:
-        self.config, self.plan, self.comm, self.schedule, self.total_steps = config, plan, comm, schedule, total_steps
-        self.evaluate_val = evaluate_val
-        self._metrics = MetricsFile(run_dir / METRICS) if comm.rank == 0 else None
-        self._progress = Progress(run_dir / STATUS, total_steps, 0, quiet) if comm.rank == 0 else None
-        self._line_time, self._line_step = time.monotonic(), 0
+        self.config, self.comm, self.schedule, self.total_steps = config, comm, schedule, total_steps
+        self.evaluate_val, self.capture_state = evaluate_val, capture_state
+        self._checkpoints = run_dir / CHECKPOINTS
+        self._metrics: MetricsFile | None = None
+        self._progress: Progress | None = None
+        if comm.rank == 0:
+            self._metrics = MetricsFile(run_dir / METRICS, position.step)
+            self._progress = Progress(run_dir / STATUS, total_steps, position.step, quiet)
+        self._line_time = time.monotonic()
 
     def log(self, position: Position, tally: Tally, model: nn.Module) -> None:
         """A line in `metrics.jsonl` every so many steps, at the end of an epoch and at the end."""
@@ -80,7 +85,19 @@ class RunHooks:
         log.info("epoch %d: validation loss %.4f%s", position.epoch, result.loss, accuracy)
 
     def save(self, position: Position) -> None:
-        """Nothing yet."""
+        """A checkpoint every so many steps (or every epoch), and at the end."""
+        every = self.config.checkpoint.every_steps
+        due = position.step % every == 0 if every else position.step_in_epoch == 0
+        if not due and position.step != self.total_steps:
+            return
+        began = time.monotonic()
+        snapshot = self.capture_state()
+        if snapshot is not None:
+            try:
+                save_checkpoint(self._checkpoints, position.step, snapshot, self.config.checkpoint.keep)
+            except OSError as error:  # training is worth more than one checkpoint: the last good one stands
+                log.warning("the checkpoint of step %d was not written: %s", position.step, error)
+        self._line_time += time.monotonic() - began
 
     def should_stop(self, position: Position) -> bool:
         """Nothing yet."""

@@ -23,15 +23,16 @@ def import_object(path: str, field: str) -> Any:
         sys.path.insert(0, str(Path.cwd()))
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if isinstance(error, ModuleNotFoundError) and error.name and f"{module_name}.".startswith(f"{error.name}."):
             raise ConfigError(
                 f"{field}={path}: there is no module {error.name!r} in {Path.cwd()} or among the installed packages."
             ) from None
         frame = traceback.extract_tb(error.__traceback__)[-1]
+        # A SyntaxError names its place itself.
+        place = "" if isinstance(error, SyntaxError) else f" ({frame.filename}, line {frame.lineno})"
         raise ConfigError(
-            f"{field}={path}: importing {module_name} raised {type(error).__name__}: {error} "
-            f"({frame.filename}, line {frame.lineno})."
+            f"{field}={path}: importing {module_name} raised {type(error).__name__}: {error}{place}."
         ) from error
     try:
         found = getattr(module, name)

@@ -43,9 +43,9 @@ def default_worker_count() -> int:
 
 def _run_agent(argv: Sequence[str]) -> int:
     """torchrun with these arguments, in this process. Raises ConfigError for options that it does not take."""
-    # The agent's long reports give way to the one that the ranks make.
+    # The agent's long reports give way to the one that the ranks make. (torch sets "torch.distributed" anew on import.)
     os.environ.setdefault("LOGLEVEL", "CRITICAL")
-    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     from torch.distributed import run as torchrun
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError

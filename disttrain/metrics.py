@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from disttrain.rundir import write_atomically
 
 _KEPT_VALUES = 1 << 16  # outputs of a micro-batch up to this many values are kept until a line is due
 
@@ -57,7 +61,10 @@ def counts_as_classification(outputs: torch.Tensor, targets: torch.Tensor) -> bo
 class MetricsFile:
     """`metrics.jsonl`: one JSON object a line, written whole at once."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, first_step: int) -> None:
+        """Open for the steps after `first_step`: lines of later ones, from a run that was cut off, are dropped."""
+        if path.exists():
+            write_atomically(path, "".join(_lines_up_to(path, first_step)))
         self._file = path.open("a", buffering=1, encoding="utf-8")
 
     def write(self, **values: Any) -> None:
@@ -68,6 +75,13 @@ class MetricsFile:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+
+def _lines_up_to(path: Path, step: int) -> Iterator[str]:
+    for line in path.read_text(encoding="utf-8").splitlines():
+        with contextlib.suppress(ValueError):  # the last line of a killed run may be cut short
+            if json.loads(line)["step"] <= step:
+                yield line + "\n"
 
 
 def _plain(value: Any) -> Any:

@@ -72,6 +72,8 @@ def check_output(output: str | None) -> None:
     path = Path(output)
     if path.suffix.lower() not in _FORMATS:
         raise ConfigError(f"--output {output}: predictions are written as {' or '.join(_FORMATS)}.")
+    if path.is_dir():
+        raise ConfigError(f"--output {output} is a folder: name the file to write.")
     if not path.absolute().parent.is_dir():
         raise ConfigError(f"--output {output}: the folder {path.absolute().parent} does not exist.")
 
@@ -90,7 +92,7 @@ def predict_files(
     Raises DataError after the last row where some images could not be read; ConfigError or DataError before the first
     where the model or an input is wrong.
     """
-    place = pick_device(device, env)
+    place = board.together("device", lambda: pick_device(device, env))
     model, spec = board.together("model", lambda: load_model_dir(model_dir, allow_code))
     predictor = board.together("predictor", lambda: Predictor(model, spec, place))
     items = board.together("inputs", lambda: list(_expand(inputs)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -17,6 +18,7 @@ from disttrain.data.pipeline import Samples, build_samples
 from disttrain.data.split import check_training_split
 from disttrain.data.statistics import as_image, channel_statistics
 from disttrain.data.transform import NO_SYMMETRIES, Augmentation, ImageTransform, Symmetry
+from disttrain.errors import DataError, DisttrainError
 from disttrain.launch_env import RankEnv
 from disttrain.loss import UserLoss
 from disttrain.models.build import build_model
@@ -63,7 +65,7 @@ def prepare(request: Request, env: RankEnv, device: torch.device) -> Prepared:
     input_shape = _input_shape(dataset)
     transform = _build_transform(config, dataset, input_shape, device)
     torch.manual_seed(config.train.seed)  # the same initial weights on every rank, for any number of ranks
-    model = request.model or build_model(config.model, input_shape, len(dataset.class_names))
+    model = request.model or build_model(config.model, input_shape, _class_count(config, dataset))
     averaged = transform is not None and config.data.test_time_symmetries
     symmetries = transform.augmentation.symmetries if transform and averaged else NO_SYMMETRIES
     spec = ModelSpec(
@@ -85,18 +87,34 @@ def prepare(request: Request, env: RankEnv, device: torch.device) -> Prepared:
 def _input_shape(dataset: Dataset) -> tuple[int, ...]:
     if isinstance(dataset.samples, ImageArrays):
         return dataset.samples.images.shape[1:]
-    first = dataset.samples[int(dataset.splits["train"][0])][0]
-    return tuple(getattr(first, "shape", ()))
+    return tuple(getattr(_first_input(dataset), "shape", ()))
+
+
+def _first_input(dataset: Dataset) -> Any:
+    index = int(dataset.splits["train"][0])
+    try:
+        return dataset.samples[index][0]  # type: ignore[index]
+    except DisttrainError:
+        raise
+    except Exception as error:
+        raise DataError(f"sample {index} of the dataset raised {type(error).__name__}: {error}") from error
+
+
+def _class_count(config: Config, dataset: Dataset) -> int:
+    if not dataset.class_names:
+        raise DataError(
+            f"data.name={config.data.name} names no classes, so the number of the network's outputs is not known. Give "
+            "the dataset an attribute `classes` with their names."
+        )
+    return len(dataset.class_names)
 
 
 def _build_transform(
     config: Config, dataset: Dataset, input_shape: tuple[int, ...], device: torch.device
 ) -> ImageTransform | None:
     """Normalisation and augmentation for uint8 images; None for samples of any other kind, which stay as they are."""
-    if not isinstance(dataset.samples, ImageArrays):
-        first = dataset.samples[int(dataset.splits["train"][0])][0]
-        if as_image(first) is None:
-            return None
+    if not isinstance(dataset.samples, ImageArrays) and as_image(_first_input(dataset)) is None:
+        return None
     mean, std = channel_statistics(dataset)
     augmentation = Augmentation.build(config.data, *input_shape[1:])
     return ImageTransform(mean, std, augmentation, config.train.seed, device, config.model.channels_last)

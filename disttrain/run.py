@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import platform
-import socket
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -14,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-import disttrain
+from disttrain.checkpoint import Snapshot, find_checkpoint, load_checkpoint
 from disttrain.comm.board import Board
 from disttrain.comm.ddp import DdpComm
 from disttrain.config import Config
@@ -27,12 +24,14 @@ from disttrain.launch_env import RankEnv
 from disttrain.logs import RankLogging, log
 from disttrain.loop import Parts, Position, train
 from disttrain.loss import build_loss
+from disttrain.manifest import record_start
 from disttrain.models.batchnorm import synchronise_batchnorm
 from disttrain.models.directory import save_model_dir, weights_sha256
 from disttrain.optim import build_optimizer, build_schedule
 from disttrain.precision import Precision
 from disttrain.prepare import Prepared, Request, prepare
-from disttrain.rundir import LOGS, MANIFEST, MODEL, RESULT, claim_run_dir, load_result, write_json
+from disttrain.rundir import CHECKPOINTS, LOGS, MODEL, RESULT, claim_run_dir, load_result, write_json
+from disttrain.state import capture, restore
 
 
 def run_training(request: Request, env: RankEnv, board: Board, logging: RankLogging) -> dict[str, Any]:
@@ -46,14 +45,30 @@ def run_training(request: Request, env: RankEnv, board: Board, logging: RankLogg
         return finished
     board.together("claim", lambda: claim_run_dir(run_dir, config, request.resume) if env.is_rank_zero else None)
     logging.open_file(run_dir / LOGS / f"rank_{env.rank}.log")
+    snapshot = _agreed_snapshot(request, env, board)
     comm = DdpComm(config.comm, board.store, env.rank, env.world_size, device)
     try:
-        return _train(request, env, prepared, comm)
+        return _train(request, env, prepared, comm, snapshot)
     finally:
         comm.close()
 
 
-def _train(request: Request, env: RankEnv, prepared: Prepared, comm: DdpComm) -> dict[str, Any]:
+def _agreed_snapshot(request: Request, env: RankEnv, board: Board) -> Snapshot | None:
+    """What to go on from: rank zero looks for the newest whole checkpoint, and all take the same."""
+
+    def find() -> Path | None:
+        if request.resume not in ("auto", "never"):
+            return Path(request.resume)
+        return find_checkpoint(request.run_dir / CHECKPOINTS) if env.is_rank_zero else None
+
+    found = board.together("find", find)
+    name = board.from_rank_zero("checkpoint", str(found) if found else None)
+    return board.together("load", lambda: load_checkpoint(Path(name)) if name else None)
+
+
+def _train(
+    request: Request, env: RankEnv, prepared: Prepared, comm: DdpComm, snapshot: Snapshot | None
+) -> dict[str, Any]:
     config, plan, splits = request.config, prepared.plan, prepared.dataset.splits
     model = _place_model(config, prepared.model, comm)
     average = WeightAverage(model, config.train.ema_decay) if config.train.ema_decay else None
@@ -82,20 +97,44 @@ def _train(request: Request, env: RankEnv, prepared: Prepared, comm: DdpComm) ->
         with final_weights():
             return evaluate(model, batches, loss, comm, prepared.dataset.class_names, prepared.symmetries)
 
-    if env.is_rank_zero:
-        write_json(request.run_dir / MANIFEST, _manifest(prepared, env, comm.device))
     log.info("%s", _describe(config, prepared, env, model, comm.device))
-    evaluate_val = (lambda: evaluate_split("val")) if len(splits["val"]) else None
-    hooks = RunHooks(config, request.run_dir, plan, comm, parts.schedule, total_steps, evaluate_val, request.quiet)
+    comm.settle(parts.model, lambda: _backward_once(parts))
     position = Position()
+    if snapshot is not None:
+        restore(parts, model, position, snapshot)
+        log.info("goes on from step %d of %d", position.step, total_steps)
+    first_step = position.step
+    starts = record_start(request.run_dir, prepared, env, comm.device, first_step) if env.is_rank_zero else []
+    hooks = RunHooks(
+        config,
+        request.run_dir,
+        position,
+        comm,
+        parts.schedule,
+        total_steps,
+        request.quiet,
+        evaluate_val=(lambda: evaluate_split("val")) if len(splits["val"]) else None,
+        capture_state=lambda: capture(parts, model, position),
+    )
     state = "failed"
     try:
         began = time.monotonic()
         train(parts, position, total_steps, hooks)
         wall_s = time.monotonic() - began
         test = evaluate_split("test") if len(splits["test"]) else None
+        trained = plan.samples_before(position.step) - plan.samples_before(first_step)
         with final_weights():
-            result = _result(model, position, test, wall_s, prepared, env)
+            result = {
+                "status": "finished",
+                "step": position.step,
+                "epoch": position.epoch,
+                "test": test.as_json() if test else None,
+                "weights_sha256": weights_sha256(model.state_dict()),
+                "wall_s": round(wall_s, 3),
+                "samples_per_second": round(trained / wall_s, 1),
+                "world_size": env.world_size,
+                "restarts": max(0, len(starts) - 1),
+            }
             if env.is_rank_zero:
                 save_model_dir(request.run_dir / MODEL, model, prepared.spec)
                 write_json(request.run_dir / RESULT, result)
@@ -118,23 +157,12 @@ def _place_model(config: Config, model: nn.Module, comm: DdpComm) -> nn.Module:
     return model
 
 
-def _result(
-    model: nn.Module, position: Position, test: Evaluation | None, wall_s: float, prepared: Prepared, env: RankEnv
-) -> dict[str, Any]:
-    plan = prepared.plan
-    epochs, rest = divmod(position.step, plan.steps_per_epoch)
-    sample_count = epochs * plan.sample_count + rest * plan.global_batch_size
-    return {
-        "status": "finished",
-        "step": position.step,
-        "epoch": position.epoch,
-        "test": test.as_json() if test else None,
-        "weights_sha256": weights_sha256(model.state_dict()),
-        "wall_s": round(wall_s, 3),
-        "samples_per_second": round(sample_count / wall_s, 1),
-        "world_size": env.world_size,
-        "restarts": env.restart_count,
-    }
+def _backward_once(parts: Parts) -> None:
+    pipeline = parts.pipeline
+    inputs, targets = next(pipeline.samples.batches([pipeline.ids[: pipeline.plan.micro_batch_size]], None))
+    with parts.precision.autocast():
+        loss = parts.loss(parts.model(inputs), targets)
+    loss.backward()
 
 
 def _describe(config: Config, prepared: Prepared, env: RankEnv, model: nn.Module, device: torch.device) -> str:
@@ -145,30 +173,3 @@ def _describe(config: Config, prepared: Prepared, env: RankEnv, model: nn.Module
         f"{prepared.spec.model or type(model).__name__} ({weights:,} weights) on {env.world_size} x {device.type}, "
         f"{config.train.precision}, launched by {env.launcher}\n{plan.render()}; {held_out} samples held out"
     )
-
-
-def _manifest(prepared: Prepared, env: RankEnv, device: torch.device) -> dict[str, Any]:
-    """What a reader in a year wants to know about how the result came about."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
-    return {
-        "versions": {
-            "disttrain": disttrain.__version__,
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-        },
-        "git_commit": _git_commit(),
-        "host": socket.gethostname(),
-        "device": f"{device.type}: {name}",
-        "launcher": env.launcher,
-        "starts": [{"time": time.time(), "world_size": env.world_size, "restart_count": env.restart_count}],
-        "data_fingerprint": prepared.dataset.fingerprint,
-        "command": sys.argv,
-    }
-
-
-def _git_commit() -> str | None:
-    command = ["git", "-C", str(Path.cwd()), "rev-parse", "HEAD"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None

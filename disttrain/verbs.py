@@ -8,15 +8,18 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from disttrain.config import load_config
+from disttrain.batch import check_world_size
+from disttrain.config import Config, load_config
 from disttrain.errors import ConfigError
 from disttrain.launch_env import NodeEnv, RankEnv, resolve
 
 if TYPE_CHECKING:
     from disttrain.comm.board import Board
     from disttrain.logs import RankLogging
+
+T = TypeVar("T")
 
 _CONNECT_TIMEOUT_S = 60.0
 
@@ -37,20 +40,21 @@ def _train(arguments: argparse.Namespace, argv: list[str]) -> int:
     if arguments.config is None:
         raise ConfigError("train needs a config file: disttrain train CONFIG. configs/ holds some to begin with.")
 
-    def body(env: RankEnv, board: Board, logging: RankLogging) -> None:
+    def body(config: Config, env: RankEnv, board: Board, logging: RankLogging) -> None:
         from disttrain.prepare import Request
         from disttrain.run import run_training
         from disttrain.rundir import MODEL, default_run_dir
 
-        config = board.together("config", lambda: load_config(arguments.config, arguments.overrides))
         run_dir = Path(arguments.run_dir) if arguments.run_dir else default_run_dir(Path(arguments.config))
         request = Request(config, run_dir, arguments.resume, arguments.quiet)
         result = run_training(request, env, board, logging)
         if env.is_rank_zero:
             sys.stdout.write(json.dumps(result) + "\n" if arguments.json else _summary(result, run_dir / MODEL))
 
-    def check() -> None:
-        load_config(arguments.config, arguments.overrides)
+    def check(world_size: int) -> Config:
+        config = load_config(arguments.config, arguments.overrides)
+        check_world_size(config.batch.global_batch_size, world_size)
+        return config
 
     return _start(arguments, argv, check, body)
 
@@ -66,7 +70,7 @@ def _summary(result: dict[str, Any], model_dir: Path) -> str:
 
 
 def _evaluate(arguments: argparse.Namespace, argv: list[str]) -> int:
-    def body(env: RankEnv, board: Board, logging: RankLogging) -> None:
+    def body(checked: None, env: RankEnv, board: Board, logging: RankLogging) -> None:
         from disttrain.evaluation_run import evaluate_model_dir
 
         result = evaluate_model_dir(
@@ -75,67 +79,74 @@ def _evaluate(arguments: argparse.Namespace, argv: list[str]) -> int:
         if env.is_rank_zero:
             sys.stdout.write(json.dumps(result) + "\n")
 
-    return _start(arguments, argv, lambda: None, body)
+    return _start(arguments, argv, lambda world_size: None, body)
 
 
 def _predict(arguments: argparse.Namespace, argv: list[str]) -> int:
     from disttrain.predict import check_output
 
-    def body(env: RankEnv, board: Board, logging: RankLogging) -> None:
+    def body(checked: None, env: RankEnv, board: Board, logging: RankLogging) -> None:
         from disttrain.predict import predict_files
 
         model_dir, inputs, output = Path(arguments.model), arguments.inputs, arguments.output
         predict_files(model_dir, inputs, output, arguments.device, arguments.allow_code, env, board)
 
-    return _start(arguments, argv, lambda: check_output(arguments.output), body)
+    return _start(arguments, argv, lambda world_size: check_output(arguments.output), body)
 
 
 def _start(
     arguments: argparse.Namespace,
     argv: list[str],
-    check: Callable[[], None],
-    body: Callable[[RankEnv, Board, RankLogging], None],
+    check: Callable[[int], T],
+    body: Callable[[T, RankEnv, Board, RankLogging], None],
 ) -> int:
     """Join as the rank that a launcher has made of this process, or start ranks here, or be the only one.
 
-    `check` finds mistakes before processes are started for nothing.
+    `check` finds mistakes before processes are started for nothing, and before torch is imported: given the number of
+    ranks, as far as it is known, it returns what `body` works with.
     """
     env = resolve(os.environ)
     if isinstance(env, NodeEnv):
         from disttrain.launch import start_node
 
-        check()
+        check(1)
         return start_node(env, argv)
-    workers = _worker_count(arguments.workers, env)
-    if workers > 1 and (env is None or env.world_size == 1):
-        from disttrain.launch import start_workers
+    rank_env = env or RankEnv.alone()
+    if rank_env.world_size == 1:
+        wanted = _wanted_workers(arguments.workers)
+        check(wanted or 1)
+        from disttrain.launch import default_worker_count, start_workers
 
-        check()
-        return start_workers(workers, argv)
+        if (workers := wanted or (default_worker_count() if env is None else 1)) > 1:
+            return start_workers(workers, argv)
     from disttrain.worker import run_rank
 
-    rank_env = env or RankEnv.alone()
-    return run_rank(
-        rank_env, _CONNECT_TIMEOUT_S, arguments.quiet, lambda board, logging: body(rank_env, board, logging)
-    )
+    def check_rank() -> T:
+        _check_launched(arguments.workers, rank_env)
+        return check(rank_env.world_size)
+
+    def rank_body(board: Board, logging: RankLogging) -> None:
+        body(board.together("arguments", check_rank), rank_env, board, logging)
+
+    return run_rank(rank_env, _CONNECT_TIMEOUT_S, arguments.quiet, rank_body)
 
 
-def _worker_count(wanted: str | None, env: RankEnv | None) -> int:
-    """`--workers` as a number; under a launcher it may only repeat what was started."""
-    if wanted is not None and wanted != "auto" and not (wanted.isdigit() and int(wanted) > 0):
-        raise ConfigError(f"--workers {wanted}: give a number of at least 1, or auto (one per GPU, else 1).")
-    if env is not None and env.world_size > 1:
-        if wanted not in (None, "auto", str(env.local_world_size)):
-            raise ConfigError(
-                f"--workers {wanted}, but {env.launcher} has started {env.local_world_size} ranks on this node. Leave "
-                "--workers out under a launcher."
-            )
-        return env.local_world_size
-    if wanted is not None and wanted != "auto":
-        return int(wanted)
-    from disttrain.launch import default_worker_count
+def _wanted_workers(text: str | None) -> int | None:
+    """`--workers` as a number, None for `auto`."""
+    if text is None or text == "auto":
+        return None
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise ConfigError(f"--workers {text}: give a number of at least 1, or auto (one per GPU, else 1).")
+    return int(text)
 
-    return default_worker_count()
+
+def _check_launched(wanted: str | None, env: RankEnv) -> None:
+    """Under a launcher `--workers` may only repeat what was started."""
+    if env.world_size > 1 and _wanted_workers(wanted) not in (None, env.local_world_size):
+        raise ConfigError(
+            f"--workers {wanted}, but {env.launcher} has started {env.local_world_size} ranks on this node. Leave "
+            "--workers out under a launcher."
+        )
 
 
 def _data(arguments: argparse.Namespace) -> int:

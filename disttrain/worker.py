@@ -6,7 +6,6 @@ import contextlib
 import ctypes
 import signal
 import sys
-import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -43,6 +42,9 @@ def run_rank(env: RankEnv, timeout_s: float, quiet: bool, body: Callable[[Board,
         if env.is_rank_zero:
             logging.flush()
             say_error(str(failed))
+            board.reported()
+        else:
+            board.await_report()
         return failed.exit_code
     except BaseException as error:
         log.debug("this rank failed", exc_info=error)
@@ -58,14 +60,14 @@ def _report(board: Board, logging: RankLogging, error: BaseException) -> int:
     failure = describe_failure(error, board.env.rank)
     try:
         if board.post(failure) > 1:
+            board.await_report()
             return board.failures()[0].exit_code
         failures = board.gathered_failures()
     except DistError:  # the rank that hosted the store is the one that was lost
         failures = [failure]
     logging.flush()
     say_error(render_failures(failures, board.env.world_size))
-    if not isinstance(error, DisttrainError | KeyboardInterrupt) and failure.exit_code == 1:
-        traceback.print_exception(error)
+    board.reported()
     return failures[0].exit_code
 
 

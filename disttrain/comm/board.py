@@ -5,10 +5,12 @@ On it ranks agree that all are ready, and say why one is not, so that N ranks gi
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import socket
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import timedelta
@@ -74,7 +76,7 @@ class Board:
     def together(self, stage: str, work: Callable[[], T], first: bool = True) -> T:
         """Do `work` on every rank and go on only if all of them could; ranks with `first` do it before the others.
 
-        Raises RanksFailed on every rank where one of them raised a DisttrainError, PeerLostError where one is missing.
+        Raises RanksFailed on every rank where one of them raised an exception, PeerLostError where one is missing.
         """
         result: T | None = None
         for turn in (True, False):
@@ -82,7 +84,7 @@ class Board:
             if turn is first:
                 try:
                     result = work()
-                except DisttrainError as error:
+                except Exception as error:
                     if self.env.world_size == 1:
                         raise
                     failure = describe_failure(error, self.env.rank)
@@ -95,6 +97,13 @@ class Board:
         self.store.add(f"total/{name}", value)
         self.agree(f"total/{name}")
         return self.store.add(f"total/{name}", 0)
+
+    def from_rank_zero(self, name: str, text: str | None) -> str:
+        """The text that rank zero gives, on every rank."""
+        if self.env.is_rank_zero:
+            self.store.set(f"from_rank_zero/{name}", text or "")
+        self.store.wait([f"from_rank_zero/{name}"], _LONG_WAIT)
+        return self.store.get(f"from_rank_zero/{name}").decode()
 
     def send(self, text: str) -> None:
         """Put a piece of text there for rank zero, which reads this rank's pieces in order; an empty one ends them."""
@@ -115,6 +124,16 @@ class Board:
     def post(self, failure: Failure) -> int:
         """Say that this rank ends. Returns how many ranks have said so, this one included."""
         return self._append("failures", failure)
+
+    def reported(self) -> None:
+        """Say that the user has been told why the job ends."""
+        with contextlib.suppress(DistError):
+            self.store.set("reported", "1")
+
+    def await_report(self) -> None:
+        """Wait for `reported`, 5 s at most: launchers end all ranks as soon as one exits, also one about to report."""
+        with contextlib.suppress(DistError):
+            self.store.wait(["reported"], timedelta(seconds=5))
 
     def failures(self) -> list[Failure]:
         """All that has been posted, the first one first."""
@@ -165,7 +184,7 @@ def _connect(env: RankEnv, timeout: timedelta) -> Store:
 
 def describe_failure(error: BaseException, rank: int) -> Failure:
     """An exception as a failure: our own errors as they are, a broken connection as a lost peer, others with their
-    traceback's last lines."""
+    traceback."""
     host = socket.gethostname()
     if isinstance(error, DisttrainError):
         return Failure(rank, host, error.exit_code, str(error))
@@ -175,7 +194,7 @@ def describe_failure(error: BaseException, rank: int) -> Failure:
         return Failure(rank, host, PeerLostError.exit_code, f"lost the connection to a peer ({first_line})")
     if isinstance(error, KeyboardInterrupt):
         return Failure(rank, host, 130, "interrupted")
-    return Failure(rank, host, 1, text)
+    return Failure(rank, host, 1, f"{text}\n{''.join(traceback.format_exception(error)).rstrip()}")
 
 
 def _speaks_of_peers(text: str) -> bool:

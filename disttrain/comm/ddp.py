@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -60,6 +61,22 @@ class DdpComm:
                 None, self.config.powersgd_rank, start_powerSGD_iter=_POWERSGD_FIRST_STEPS, random_seed=0
             )
             wrapped.register_comm_hook(state, powerSGD_hook)
+
+    @torch.no_grad()
+    def settle(self, model: nn.Module, backward_once: Callable[[], None]) -> None:
+        """Let DDP arrange its gradient buckets now, with one backward pass that leaves no trace.
+
+        DDP arranges them after the first pass of every start, and with more than two ranks the layout decides in
+        which order gloo and NCCL add: a resumed run would differ in the last bit from one never interrupted.
+        """
+        if not isinstance(model, DistributedDataParallel):
+            return
+        buffers = [buffer.clone() for buffer in model.buffers()]
+        with torch.enable_grad():
+            backward_once()
+        for buffer, before in zip(model.buffers(), buffers, strict=True):
+            buffer.copy_(before)
+        model.zero_grad(set_to_none=True)
 
     def no_sync(self, model: nn.Module) -> contextlib.AbstractContextManager[Any]:
         """Within it, backward adds to this rank's gradients only: all micro-batches of a step but the last."""

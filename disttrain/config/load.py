@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ class _Loader(yaml.SafeLoader):
     """Safe YAML in which `1e-3` is a number, as in YAML 1.2, and a key that stands twice is an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value if not key.tag.endswith(":merge")]
         for key in keys:
             if keys.count(key) > 1:
                 raise yaml.MarkedYAMLError(None, None, f"the key {key!r} stands twice", node.start_mark)
@@ -57,7 +58,7 @@ def build_config(values: Any = None, overrides: Sequence[str] = (), where: str =
     values = {} if values is None else values
     if not isinstance(values, Mapping):
         raise ConfigError(f"{where} must be a mapping of sections ({', '.join(Config.model_fields)}), got {values!r}.")
-    tree = {key: dict(value) if isinstance(value, Mapping) else value for key, value in values.items()}
+    tree = copy.deepcopy({key: dict(value) if isinstance(value, Mapping) else value for key, value in values.items()})
     for override in overrides:
         _apply_override(tree, override)
     try:

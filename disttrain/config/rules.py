@@ -15,6 +15,11 @@ def check_rules(config: Config) -> None:
             f"batch.global_batch_size={batch.global_batch_size}: a micro-batch is one rank's part of a global batch. "
             f"Use micro_batch_size <= {batch.global_batch_size}."
         )
+    if train.backend == "horovod":
+        raise ConfigError(
+            "train.backend=horovod: this version averages gradients with torch's DistributedDataParallel only. Leave "
+            "train.backend out, or set it to ddp; under horovodrun the ranks are found all the same."
+        )
     if data.test_fraction + data.val_fraction >= 1:
         raise ConfigError(
             f"data.test_fraction={data.test_fraction} and data.val_fraction={data.val_fraction} leave nothing to "

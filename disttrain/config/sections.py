@@ -19,7 +19,9 @@ NonNegativeInt = Annotated[int, Field(ge=0)]
 class Section(BaseModel):
     """A group of fields: unknown keys and wrong types are refused, values never change after loading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 class ModelConfig(Section):
@@ -78,6 +80,10 @@ class DataConfig(Section):
     """Augmentation: turn by 0, 90, 180 or 270 degrees (square images)."""
     shift_px: NonNegativeInt = 0
     """Augmentation: shift by up to this many pixels either way, the border reflected."""
+    brightness: NonNegative = 0.0
+    """Augmentation: add up to this much either way to a whole normalised image (in standard deviations)."""
+    contrast: Fraction = 0.0
+    """Augmentation: multiply a whole normalised image by a factor of 1 minus to 1 plus this."""
     test_time_symmetries: bool = False
     """Average predictions over the flips and turns that the augmentation uses, one forward pass for each."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -80,7 +81,7 @@ def cached_arrays(
 
 def _write_entry(folder: Path, arrays: ImageArrays) -> None:
     columns = {"labels": arrays.labels, "scenes": arrays.scenes, "is_test": arrays.is_test}
-    if isinstance(arrays.images, np.memmap) and Path(str(arrays.images.filename)).parent == folder:
+    if isinstance(arrays.images, np.memmap) and Path(str(arrays.images.filename)).parent.samefile(folder):
         arrays.images.flush()
     else:
         columns["images"] = arrays.images
@@ -89,14 +90,21 @@ def _write_entry(folder: Path, arrays: ImageArrays) -> None:
             np.save(folder / f"{name}.npy", column)
     files = {file.name: file_sha256(file) for file in sorted(folder.glob("*.npy"))}
     names = {"class_names": arrays.class_names, "scene_names": arrays.scene_names}
-    fingerprint = hashlib.sha256(json.dumps([files, names]).encode()).hexdigest()
+    fingerprint = _fingerprint(files, names)
     (folder / _META).write_text(json.dumps({"files": files, **names, "fingerprint": fingerprint}))
 
 
+def _fingerprint(files: dict[str, str], names: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps([files, names]).encode()).hexdigest()
+
+
 def _publish(beside: Path, entry: Path) -> None:
+    if _read_meta(entry, verify=True) is not None:
+        return  # another job built the same entry meanwhile, and may have it open already
     if entry.exists():  # damaged: moved away first, since a folder cannot be replaced in one step
         damaged = entry.with_name(f"{entry.name}.damaged-{uuid.uuid4().hex[:8]}")
-        entry.rename(damaged)
+        with contextlib.suppress(FileNotFoundError):  # another job has moved it
+            entry.rename(damaged)
         shutil.rmtree(damaged, ignore_errors=True)
     try:
         beside.rename(entry)
@@ -109,11 +117,17 @@ def _publish(beside: Path, entry: Path) -> None:
 def _read_meta(entry: Path, verify: bool) -> dict[str, Any] | None:
     try:
         meta: dict[str, Any] = json.loads((entry / _META).read_text())
-        if verify and any(file_sha256(entry / name) != digest for name, digest in meta["files"].items()):
+        if verify and not _is_whole(entry, meta):
             return None
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     return meta
+
+
+def _is_whole(entry: Path, meta: dict[str, Any]) -> bool:
+    names = {key: meta[key] for key in ("class_names", "scene_names")}
+    described = meta["fingerprint"] == _fingerprint(meta["files"], names)
+    return described and all(file_sha256(entry / name) == digest for name, digest in meta["files"].items())
 
 
 def _open_entry(entry: Path, meta: dict[str, Any]) -> ImageArrays:

@@ -19,8 +19,8 @@ from PIL import Image
 from disttrain.errors import DataError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
-# What Pillow raises on damaged files of the supported formats.
-UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, KeyError, zlib.error, struct.error, zipfile.BadZipFile,
+# What Pillow raises on damaged files of the supported formats; RuntimeError is what zipfile raises on encrypted ones.
+UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, KeyError, RuntimeError, zlib.error, struct.error, zipfile.BadZipFile,
               Image.DecompressionBombError)  # fmt: skip
 _IMAGES_PER_PROCESS = 4000  # below this, starting another process costs more than it saves
 

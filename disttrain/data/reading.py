@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +44,7 @@ def read_images(
 
     Raises DataError listing the images that cannot be used, unless `data.skip_unreadable`.
     """
-    out = np.lib.format.open_memmap(folder / "images.npy", mode="w+", dtype=np.uint8, shape=(len(names), *shape))
+    out = _open_map(folder / "images.npy", (len(names), *shape))
     with tqdm(total=len(names), desc="decoding images", unit="img", leave=False, disable=None) as bar:
         bad = decode_all(store, names, out, data.image_size is not None, bar.update)
     every_bad = [*known_bad, *bad]
@@ -54,6 +56,15 @@ def read_images(
     return (out if keep.all() else np.asarray(out[keep])), keep
 
 
+def _open_map(file: Path, shape: tuple[int, ...]) -> np.ndarray:
+    """A new uint8 memory map whose space on the disk is taken: on a full one, writing to it would end the process."""
+    out = np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=shape)
+    if hasattr(os, "posix_fallocate"):
+        with file.open("r+b") as opened:
+            os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)
+    return out
+
+
 def report_unreadable(store: ImageStore, bad: BadImages, total: int, skip: bool) -> None:
     """Warn about images that are left out, or raise DataError about ones that may not be."""
     shown = "".join(f"\n  {name}: {reason}" for name, reason in bad[:_SHOWN])
@@ -61,4 +72,4 @@ def report_unreadable(store: ImageStore, bad: BadImages, total: int, skip: bool)
     what = f"{len(bad)} of {total} images in {store.path} cannot be used:{shown}{more}"
     if not skip:
         raise DataError(f"{what}\nRepair or remove them, or set data.skip_unreadable=true to go on without them.")
-    tqdm.write(f"warning: left out {what}")
+    tqdm.write(f"warning: left out {what}", file=sys.stderr)

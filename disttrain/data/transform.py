@@ -20,15 +20,19 @@ Symmetry = tuple[bool, bool, bool]
 """(transpose, then flip top-bottom, then flip left-right): each of the square's 8 symmetries is one such triple."""
 
 
+_PIXELS, _EXPOSURE = 1, 2  # what a draw is for
+
 NO_SYMMETRIES: tuple[Symmetry, ...] = ((False, False, False),)
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Which symmetries of the square and which shifts a training sample may go through."""
+    """What a training sample may go through: symmetries of the square, shifts, another exposure."""
 
     symmetries: tuple[Symmetry, ...] = NO_SYMMETRIES
     shift_px: int = 0
+    brightness: float = 0.0
+    contrast: float = 0.0
 
     @classmethod
     def build(cls, data: DataConfig, height: int, width: int) -> Augmentation:
@@ -52,12 +56,17 @@ class Augmentation:
             allowed = [
                 (t, v, h) for t, v, h in every if not t and v <= data.vertical_flip and h <= data.horizontal_flip
             ]
-        return cls(tuple(allowed), data.shift_px)
+        return cls(tuple(allowed), data.shift_px, data.brightness, data.contrast)
 
     @property
-    def is_identity(self) -> bool:
-        """Whether nothing is on."""
-        return len(self.symmetries) == 1 and self.shift_px == 0
+    def moves_pixels(self) -> bool:
+        """Whether a symmetry or a shift is on."""
+        return len(self.symmetries) > 1 or self.shift_px > 0
+
+    @property
+    def changes_exposure(self) -> bool:
+        """Whether brightness or contrast vary."""
+        return self.brightness > 0 or self.contrast > 0
 
 
 def apply_symmetry(images: torch.Tensor, symmetry: Symmetry) -> torch.Tensor:
@@ -82,9 +91,13 @@ class ImageTransform:
 
     def __call__(self, images: torch.Tensor, ids: torch.Tensor, epoch: int | None) -> torch.Tensor:
         """uint8 [n, C, H, W] with int64 ids [n] -> float32 [n, C, H, W]; `epoch` None: normalised only."""
-        if epoch is not None and not self.augmentation.is_identity:
-            images = self._augment(images, ids, epoch)
         scale, offset = self._scale_and_offset
+        if epoch is not None and self.augmentation.moves_pixels:
+            images = self._move_pixels(images, mix_ids(mix(self.seed, epoch, _PIXELS), ids))
+        if epoch is not None and self.augmentation.changes_exposure:
+            draws = mix_ids(mix(self.seed, epoch, _EXPOSURE), ids).view(-1, 1, 1, 1)
+            gain = 1 + self.augmentation.contrast * _symmetric_uniform(draws)
+            scale, offset = scale * gain, offset * gain + self.augmentation.brightness * _symmetric_uniform(draws >> 24)
         normalised = torch.addcmul(offset, images, scale)
         return normalised.contiguous(memory_format=torch.channels_last) if self.channels_last else normalised
 
@@ -99,10 +112,9 @@ class ImageTransform:
     def _symmetry_table(self) -> torch.Tensor:
         return torch.tensor(self.augmentation.symmetries, device=self.device)
 
-    def _augment(self, images: torch.Tensor, ids: torch.Tensor, epoch: int) -> torch.Tensor:
+    def _move_pixels(self, images: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
         """Every pixel's source is computed per sample, then all move in one gather."""
         count, channels, height, width = images.shape
-        draws = mix_ids(mix(self.seed, epoch), ids)
         span = 2 * self.augmentation.shift_px + 1
         down = (draws >> 8) % span - self.augmentation.shift_px
         right = (draws >> 32) % span - self.augmentation.shift_px
@@ -115,6 +127,11 @@ class ImageTransform:
             upright = torch.where(transpose[:, None, None], turned, upright)
         source = upright.view(count, 1, height * width).expand(-1, channels, -1)
         return images.reshape(count, channels, height * width).gather(2, source).view(images.shape)
+
+
+def _symmetric_uniform(draws: torch.Tensor) -> torch.Tensor:
+    """The lowest 24 bits as a float32 in [-1, 1)."""
+    return (draws & 0xFFFFFF).float() * 2**-23 - 1
 
 
 def _source_positions(size: int, shift: torch.Tensor, flip: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,1 @@
+"""Real gloo processes: what several ranks do together."""

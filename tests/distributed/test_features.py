@@ -1,0 +1,324 @@
+"""Each switch of the trainer on two ranks: it does what it says, compared with plain PyTorch in one process or seen
+in the state that it should change."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from . import rank_parts
+from .pool import Measured, RankPool, Run, Weights, identical, relative_difference
+from .reference import Trained, train_alone
+
+TRAIN, GLOBAL_BATCH, EPOCHS = 101, 20, 2  # the last global batch of an epoch holds one sample
+STEPS = 6 * EPOCHS
+CNN = {"name": "rank_parts:SmallCnn"}
+BATCH_NORM = {**CNN, "kwargs": {"batch_norm": True}}
+DATA = {"name": "rank_parts:planes", "kwargs": {"train": TRAIN, "test": 20}, "split": "official"}
+SGD = {"name": "sgd", "lr": 0.05, "momentum": 0.9, "nesterov": True, "weight_decay": 0.01}
+ADAMW = {"name": "adamw", "lr": 2e-3, "beta1": 0.8, "beta2": 0.95, "weight_decay": 0.05}
+MLP = {"model": {"name": "mnist_mlp"}, "data": {**DATA, "name": "rank_parts:digits"}}
+MLP_SHAPES = {"hidden.weight": (512, 784), "hidden.bias": (512,), "head.weight": (10, 512), "head.bias": (10,)}
+MLP_VALUES = sum(math.prod(shape) for shape in MLP_SHAPES.values())
+
+
+def train(ranks: RankPool, world_size: int = 2, micro_batch_size: int | None = None, **sections: Any) -> Run:
+    batch = {"global_batch_size": GLOBAL_BATCH, "micro_batch_size": micro_batch_size}
+    extra = {key: sections.pop(key) for key in ("loss", "every_step") if key in sections}
+    train_section = {"epochs": EPOCHS, "log_every_steps": 1, **sections.pop("train", {})}
+    settings = {"model": CNN, "data": DATA, "optim": SGD, **sections}
+    return ranks.train(world_size, **extra, batch=batch, train=train_section, **settings)
+
+
+def sgd(several: list[nn.Parameter], single: list[nn.Parameter]) -> torch.optim.Optimizer:
+    groups = [{"params": several, "weight_decay": 0.01}, {"params": single, "weight_decay": 0.0}]
+    return torch.optim.SGD(groups, lr=0.05, momentum=0.9, nesterov=True)
+
+
+def adamw(several: list[nn.Parameter], single: list[nn.Parameter]) -> torch.optim.Optimizer:
+    groups = [{"params": several, "weight_decay": 0.05}, {"params": single, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=2e-3, betas=(0.8, 0.95))
+
+
+def alone(run: Run, **how: Any) -> Trained:
+    model = rank_parts.SmallCnn((3, 20, 20), 2)
+    return train_alone(run, rank_parts.planes(TRAIN, 20), model, **{"optimizer": sgd, **how})
+
+
+def agree(run: Run) -> Weights:
+    """The final weights, which must be the same bits on every rank."""
+    assert all(identical(run.final(rank), run.final()) for rank in range(run.world_size))
+    return run.final()
+
+
+@pytest.mark.parametrize("micro_batch_size", [None, 3], ids=["whole_share", "accumulation"])
+@pytest.mark.parametrize(("settings", "optimizer"), [(SGD, sgd), (ADAMW, adamw)], ids=["sgd", "adamw"])
+def test_optimizer_equals_plain_torch_on_whole_global_batches(
+    ranks: RankPool, settings: dict[str, Any], optimizer: Any, micro_batch_size: int | None, measured: Measured
+) -> None:
+    run = train(ranks, optim=settings, micro_batch_size=micro_batch_size)
+    difference = relative_difference(agree(run), alone(run, optimizer=optimizer).weights)
+    measured("relative_difference", difference)
+    assert difference < 1e-5
+
+
+@pytest.mark.parametrize("micro_batch_size", [None, 3], ids=["whole_share", "accumulation"])
+def test_clip_norm_equals_clipping_the_gradient_of_the_whole_global_batch(
+    ranks: RankPool, micro_batch_size: int | None, measured: Measured
+) -> None:
+    run = train(ranks, optim={**SGD, "clip_norm": 0.1}, micro_batch_size=micro_batch_size)
+    expected = alone(run, clip_norm=0.1)
+    difference = relative_difference(agree(run), expected.weights)
+    measured("relative_difference", difference)
+    assert min(expected.gradient_norms) > 0.1  # every step was clipped
+    assert difference < 1e-5
+    assert [line["grad_norm"] for line in run.metrics] == pytest.approx(expected.gradient_norms, rel=1e-4)
+
+
+def test_label_smoothing_equals_that_of_torch(ranks: RankPool, measured: Measured) -> None:
+    run = train(ranks, train={"label_smoothing": 0.2})
+    expected = alone(run, loss=partial(functional.cross_entropy, label_smoothing=0.2))
+    difference = relative_difference(agree(run), expected.weights)
+    measured("relative_difference", difference)
+    assert difference < 1e-5
+    assert relative_difference(run.final(), train(ranks).final()) > 1e-2
+
+
+def test_bf16_computes_in_bf16_and_keeps_float32_weights(ranks: RankPool, measured: Measured) -> None:
+    run, full = train(ranks, train={"precision": "bf16"}), train(ranks)
+    assert {rank["output_dtype"] for rank in run.ranks} == {"torch.bfloat16"}
+    assert [rank["weight_dtypes"] for rank in run.ranks] == [["torch.float32"]] * 2
+    difference = relative_difference(agree(run), alone(run, dtype=torch.bfloat16).weights)
+    measured("relative_difference", difference)
+    measured("relative_difference_to_fp32", relative_difference(run.final(), full.final()))
+    assert difference < 2e-2
+    assert not identical(run.final(), full.final())
+
+
+def test_fp16_computes_in_fp16_with_a_scaled_loss(ranks: RankPool, measured: Measured) -> None:
+    run = train(ranks, train={"precision": "fp16"})
+    assert {rank["output_dtype"] for rank in run.ranks} == {"torch.float16"}
+    assert {step["scale"] for rank in run.ranks for step in rank["steps"]} == {65536.0}
+    difference = relative_difference(agree(run), alone(run, dtype=torch.float16).weights)
+    measured("relative_difference", difference)
+    assert difference < 5e-3
+
+
+@pytest.mark.parametrize("micro_batch_size", [None, 3], ids=["whole_share", "accumulation"])
+def test_fp16_overflow_on_one_rank_skips_the_step_on_all(ranks: RankPool, micro_batch_size: int | None) -> None:
+    data = {**DATA, "name": "rank_parts:digits_with_one_nine", "kwargs": {"train": TRAIN}}
+    run = train(
+        ranks, model={"name": "mnist_mlp"}, data=data, train={"precision": "fp16", "log_every_steps": 2},
+        micro_batch_size=micro_batch_size, loss="loss_that_overflows", every_step=True,
+    )  # fmt: skip
+    batches = [ids for _, ids in run.global_batches()]
+    overflowing = [step for step, ids in enumerate(batches, start=1) if TRAIN // 2 in ids]
+    assert len(overflowing) == EPOCHS
+    holders = [
+        [rank for rank in range(2) for micro in run.ranks[rank]["steps"][step - 1]["micro"] if TRAIN // 2 in micro["ids"]]
+        for step in overflowing
+    ]
+    assert all(len(one) == 1 for one in holders)  # only one rank's own gradient overflowed
+    for rank in range(2):
+        scale, before = 65536.0, run.initial(rank)
+        for step in range(1, STEPS + 1):
+            after = run.after_step(step, rank)
+            assert identical(after, before) == (step in overflowing)
+            assert all(bool(tensor.isfinite().all()) for tensor in after.values())
+            scale /= 2 if step in overflowing else 1
+            assert run.ranks[rank]["steps"][step - 1]["scale"] == scale
+            before = after
+    agree(run)
+
+
+def gradient_reductions(run: Run, step: int, rank: int = 0) -> list[tuple[str, int]]:
+    """What went through `all_reduce` for gradients: the sums of the log are float64."""
+    return [(dtype, n) for dtype, n in run.ranks[rank]["steps"][step]["reduced"] if dtype != "torch.float64"]
+
+
+def test_accumulation_reduces_gradients_once_a_step(ranks: RankPool) -> None:
+    # The bf16 hook sends every bucket through `all_reduce` in Python, where it can be counted.
+    comm = {"compression": "bf16"}
+    whole, accumulated = train(ranks, **MLP, comm=comm), train(ranks, **MLP, comm=comm, micro_batch_size=2)
+    assert [len(step["micro"]) for step in accumulated.ranks[0]["steps"]] == [5, 5, 5, 5, 5, 1] * EPOCHS
+    for step in range(STEPS):
+        once = gradient_reductions(accumulated, step)
+        assert sum(n for _, n in once) == MLP_VALUES
+        assert once == gradient_reductions(whole, step)
+
+
+def one_cycle(total: int, **how: float) -> list[float]:
+    """torch's own OneCycleLR."""
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.05, total, final_div_factor=1e9, **how)
+    rates = []
+    for _ in range(total):
+        rates.append(schedule.get_last_lr()[0])
+        optimizer.step()
+        schedule.step()
+    return rates
+
+
+SCHEDULES: dict[str, tuple[dict[str, Any], Callable[[int], list[float]]]] = {
+    "constant": ({"schedule": "constant"}, lambda n: [0.05] * n),
+    "constant-warmup": (
+        {"schedule": "constant", "warmup_fraction": 0.25}, lambda n: [0.05 * min(1, (k + 1) / 3) for k in range(n)]
+    ),
+    "cosine": (
+        {"schedule": "cosine"}, lambda n: [0.05 * (1 + math.cos(math.pi * k / (n - 1))) / 2 for k in range(n)]
+    ),
+    "cosine-warmup-floor": (
+        {"schedule": "cosine", "warmup_fraction": 0.25, "final_lr_fraction": 0.1},
+        lambda n: [0.05 * (k + 1) / 3 for k in range(3)]
+        + [0.05 * (0.1 + 0.9 * (1 + math.cos(math.pi * k / (n - 4))) / 2) for k in range(n - 3)],
+    ),
+    "one_cycle": ({"schedule": "one_cycle", "warmup_fraction": 0.25}, lambda n: one_cycle(n, pct_start=4 / 12)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_schedule_is_what_the_optimizer_uses_on_every_rank(ranks: RankPool, name: str) -> None:
+    settings, expected = SCHEDULES[name]
+    run = train(ranks, optim={**SGD, **settings})
+    for rank in run.ranks:
+        rates = [step["lr"] for step in rank["steps"]]
+        assert all(len(set(one)) == 1 for one in rates)
+        assert [one[0] for one in rates] == pytest.approx(expected(STEPS), rel=1e-6, abs=1e-9)
+    assert [line["lr"] for line in run.metrics] == pytest.approx(expected(STEPS), rel=1e-4, abs=1e-9)
+
+
+@pytest.mark.parametrize(("scaling", "factor"), [("linear", 2.5), ("sqrt", math.sqrt(2.5)), ("none", 1.0)])
+def test_lr_follows_the_global_batch_size(ranks: RankPool, scaling: str, factor: float) -> None:
+    reference = {} if scaling == "none" else {"reference_batch_size": 8}
+    for world_size in (1, 2):
+        run = train(ranks, world_size, optim={**SGD, "lr_scaling": scaling, **reference})
+        assert {lr for rank in run.ranks for step in rank["steps"] for lr in step["lr"]} == {
+            pytest.approx(0.05 * factor)
+        }
+
+
+def test_ema_equals_a_hand_computation_and_is_what_is_exported(ranks: RankPool, measured: Measured) -> None:
+    run = train(ranks, train={"ema_decay": 0.6}, every_step=True)
+    average = run.initial()
+    for step in range(STEPS):
+        decay = min(0.6, (1 + step) / (10 + step))
+        weights = run.after_step(step + 1)
+        average = {name: decay * average[name] + (1 - decay) * weights[name] for name in average}
+    difference = relative_difference(run.exported, average)
+    measured("relative_difference", difference)
+    assert difference < 1e-6
+    assert relative_difference(run.exported, run.final()) > 1e-3
+    assert identical(run.final(), train(ranks).final())  # averaging does not touch the training itself
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_sync_batchnorm_gives_the_weights_and_statistics_of_one_rank(
+    ranks: RankPool, world_size: int, measured: Measured
+) -> None:
+    one = train(ranks, 1, model={**BATCH_NORM, "sync_batchnorm": True})
+    several = train(ranks, world_size, model={**BATCH_NORM, "sync_batchnorm": True})
+    difference = relative_difference(agree(several), one.final())
+    measured("relative_difference", difference)
+    assert difference < 1e-5
+    assert several.result["test"] == pytest.approx(one.result["test"], rel=1e-4)
+
+
+def test_batchnorm_without_sync_differs_from_one_rank(ranks: RankPool) -> None:
+    one, two = (train(ranks, world_size, model=BATCH_NORM) for world_size in (1, 2))
+    assert relative_difference(two.final(), one.final()) > 1e-3
+
+
+def test_compile_gives_the_same_result(ranks: RankPool, measured: Measured) -> None:
+    settings = {**MLP, "optim": ADAMW}
+    run, plain = train(ranks, **{**settings, "model": {"name": "mnist_mlp", "compile": True}}), train(ranks, **settings)
+    assert [rank["compiled"] for rank in run.ranks] == [True, True]
+    assert [rank["compiled"] for rank in plain.ranks] == [False, False]
+    difference = relative_difference(agree(run), plain.final())
+    measured("relative_difference", difference)
+    assert difference < 1e-4
+
+
+def test_channels_last_changes_the_memory_and_not_the_result(ranks: RankPool, measured: Measured) -> None:
+    run, plain = train(ranks, model={**CNN, "channels_last": True}), train(ranks)
+    for rank in run.ranks:
+        assert rank["inputs_channels_last"]
+        assert rank["weights_channels_last"]
+    assert not any(rank["weights_channels_last"] or rank["inputs_channels_last"] for rank in plain.ranks)
+    difference = relative_difference(agree(run), plain.final())
+    measured("relative_difference", difference)
+    assert difference < 1e-5
+
+
+def test_bf16_compression_sends_two_bytes_a_value(ranks: RankPool, measured: Measured) -> None:
+    run, plain = train(ranks, **MLP, comm={"compression": "bf16"}), train(ranks, **MLP)
+    assert run.ranks[1]["ddp"]["comm_hook"] == "bf16_compress_hook"
+    for step in range(STEPS):
+        sent = gradient_reductions(run, step, rank=1)
+        assert {dtype for dtype, _ in sent} == {"torch.bfloat16"}
+        assert sum(n for _, n in sent) == MLP_VALUES
+    difference = relative_difference(agree(run), plain.final())
+    measured("relative_difference", difference)
+    assert 0 < difference < 2e-2
+
+
+def test_powersgd_sends_low_rank_factors_and_stays_close(ranks: RankPool, measured: Measured) -> None:
+    longer = {"epochs": 4}
+    run = train(ranks, **MLP, train=longer, comm={"compression": "powersgd", "powersgd_rank": 2})
+    plain = train(ranks, **MLP, train=longer)
+    assert run.ranks[1]["ddp"]["comm_hook"] == "powerSGD_hook"
+    values = [sum(n for _, n in gradient_reductions(run, step)) for step in range(2 * STEPS)]
+    factors = sum(2 * sum(shape) if len(shape) == 2 else shape[0] for shape in MLP_SHAPES.values())
+    assert set(values) == {MLP_VALUES, factors}
+    assert values == sorted(values, reverse=True)  # plain steps first
+    assert values.count(factors) >= 10
+    difference = relative_difference(agree(run), plain.final())
+    measured("relative_difference", difference)
+    measured("values_per_step", f"{MLP_VALUES} -> {factors}")
+    assert 0 < difference < 0.2
+    assert run.metrics[-2]["loss"] == pytest.approx(plain.metrics[-2]["loss"], rel=0.2)
+
+
+def test_bucket_mib_sets_the_number_of_buckets(ranks: RankPool, measured: Measured) -> None:
+    one = train(ranks, **MLP, comm={"compression": "bf16", "bucket_mib": 25.0})
+    several = train(ranks, **MLP, comm={"compression": "bf16", "bucket_mib": 0.01})
+    counts = [len(gradient_reductions(run, STEPS - 1)) for run in (one, several)]
+    measured("buckets", str(counts))
+    assert counts[0] == 1
+    assert counts[1] > 1
+    assert sum(n for _, n in gradient_reductions(several, STEPS - 1)) == MLP_VALUES
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+@pytest.mark.parametrize("optimizer", [SGD, ADAMW], ids=["sgd", "adamw"])
+def test_zero_redundancy_shards_the_state_and_gives_the_same_weights(
+    ranks: RankPool, optimizer: dict[str, Any], world_size: int, measured: Measured
+) -> None:
+    settings = {**optimizer, "schedule": "cosine"}
+    run = train(ranks, world_size, optim={**settings, "zero_redundancy": True})
+    plain = train(ranks, world_size, optim=settings)
+    difference = relative_difference(agree(run), plain.final())
+    measured("relative_difference", difference)
+    assert difference < 1e-6
+    whole = plain.ranks[0]["optimizer_values"]
+    parts = [rank["optimizer_values"] for rank in run.ranks]
+    measured("optimizer_values", f"{whole} -> {parts}")
+    assert {rank["optimizer"] for rank in run.ranks} == {"ZeroRedundancyOptimizer"}
+    assert sum(parts) == whole
+    assert all(0 < part < whole for part in parts)
+
+
+@pytest.mark.parametrize("loss", ["margin_loss", "mean_margin_loss"])
+def test_user_loss_per_sample_or_as_a_mean_gives_the_same_on_uneven_shares(
+    ranks: RankPool, loss: str, measured: Measured
+) -> None:
+    run = train(ranks, 3, loss=loss, micro_batch_size=4)
+    difference = relative_difference(agree(run), alone(run, loss=functional.multi_margin_loss).weights)
+    measured("relative_difference", difference)
+    assert difference < 1e-5
