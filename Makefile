@@ -23,6 +23,7 @@ else
 endif
 
 test: setup check
+	tests/system_packages.sh
 	$(BIN)/python -m pytest
 
 check: setup

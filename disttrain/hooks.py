@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from disttrain.checkpoint import Snapshot, save_checkpoint
@@ -16,6 +17,7 @@ from disttrain.logs import log
 from disttrain.loop import Position
 from disttrain.metrics import MetricsFile, Tally
 from disttrain.optim import Schedule
+from disttrain.preemption import StopRequest
 from disttrain.progress import Progress
 from disttrain.rundir import CHECKPOINTS, METRICS, STATUS
 
@@ -34,6 +36,7 @@ class RunHooks:
         quiet: bool,
         evaluate_val: Callable[[], Evaluation] | None,
         capture_state: Callable[[], Snapshot | None],
+        stop_request: StopRequest,
     ) -> None:
         self.config, self.comm, self.schedule, self.total_steps = config, comm, schedule, total_steps
         self.evaluate_val, self.capture_state = evaluate_val, capture_state
@@ -44,6 +47,7 @@ class RunHooks:
             self._metrics = MetricsFile(run_dir / METRICS, position.step)
             self._progress = Progress(run_dir / STATUS, total_steps, position.step, quiet)
         self._line_time = time.monotonic()
+        self._stop_request, self.stopping = stop_request, False
 
     def log(self, position: Position, tally: Tally, model: nn.Module) -> None:
         """A line in `metrics.jsonl` every so many steps, at the end of an epoch and at the end."""
@@ -51,7 +55,10 @@ class RunHooks:
         due = step % self.config.train.log_every_steps == 0 or position.step_in_epoch == 0 or step == self.total_steps
         values = None
         if due:
-            loss_sum, correct, count = self.comm.all_reduce(tally.take()).tolist()
+            # One reduction for both: the sums of the line, and how many ranks have been asked to stop.
+            asked = torch.tensor([float(bool(self._stop_request))], dtype=torch.float64, device=self.comm.device)
+            loss_sum, correct, count, asked_count = self.comm.all_reduce(torch.cat([tally.take(), asked])).tolist()
+            self.stopping = asked_count > 0
             now = time.monotonic()
             values = {
                 "step": step,
@@ -88,7 +95,7 @@ class RunHooks:
         """A checkpoint every so many steps (or every epoch), and at the end."""
         every = self.config.checkpoint.every_steps
         due = position.step % every == 0 if every else position.step_in_epoch == 0
-        if not due and position.step != self.total_steps:
+        if not (due or self.stopping or position.step == self.total_steps):
             return
         began = time.monotonic()
         snapshot = self.capture_state()
@@ -97,11 +104,13 @@ class RunHooks:
                 save_checkpoint(self._checkpoints, position.step, snapshot, self.config.checkpoint.keep)
             except OSError as error:  # training is worth more than one checkpoint: the last good one stands
                 log.warning("the checkpoint of step %d was not written: %s", position.step, error)
+        if self.stopping:
+            self.comm.barrier()  # no rank leaves, and takes the job with it, before the checkpoint is on disk
         self._line_time += time.monotonic() - began
 
     def should_stop(self, position: Position) -> bool:
-        """Nothing yet."""
-        return False
+        """Whether the ranks have agreed to stop, in the reduction of the last line."""
+        return self.stopping
 
     def close(self, state: str, position: Position) -> None:
         """The last state, and the files closed."""

@@ -65,7 +65,12 @@ def build_optimizer(optim: OptimConfig, model: nn.Module) -> torch.optim.Optimiz
         from torch.distributed.optim import ZeroRedundancyOptimizer
 
         return ZeroRedundancyOptimizer(groups, optimizer_class=kind, **settings)
-    return kind(groups, **settings)
+    optimizer = kind(groups, **settings)
+    if optim.name == "sgd" and optim.momentum:
+        # Fused SGD whose first step is skipped (fp16 overflow) goes on with momentum that torch 2.15 never initialised.
+        for parameter in (p for group in groups for p in group["params"]):
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer
 
 
 def _decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

@@ -18,6 +18,7 @@ from disttrain.config import Config
 from disttrain.data.pipeline import EvalPipeline, TrainPipeline
 from disttrain.device import pick_device
 from disttrain.ema import WeightAverage
+from disttrain.errors import Preempted
 from disttrain.evaluate import Evaluation, evaluate
 from disttrain.hooks import RunHooks
 from disttrain.launch_env import RankEnv
@@ -29,6 +30,7 @@ from disttrain.models.batchnorm import synchronise_batchnorm
 from disttrain.models.directory import save_model_dir, weights_sha256
 from disttrain.optim import build_optimizer, build_schedule
 from disttrain.precision import Precision
+from disttrain.preemption import StopRequest
 from disttrain.prepare import Prepared, Request, prepare
 from disttrain.rundir import CHECKPOINTS, LOGS, MODEL, RESULT, claim_run_dir, load_result, write_json
 from disttrain.state import capture, restore
@@ -46,9 +48,11 @@ def run_training(request: Request, env: RankEnv, board: Board, logging: RankLogg
     board.together("claim", lambda: claim_run_dir(run_dir, config, request.resume) if env.is_rank_zero else None)
     logging.open_file(run_dir / LOGS / f"rank_{env.rank}.log")
     snapshot = _agreed_snapshot(request, env, board)
+    stop_request = StopRequest()
     comm = DdpComm(config.comm, board.store, env.rank, env.world_size, device)
     try:
-        return _train(request, env, prepared, comm, snapshot)
+        with stop_request.listening():
+            return _train(request, env, prepared, comm, snapshot, stop_request)
     finally:
         comm.close()
 
@@ -67,14 +71,20 @@ def _agreed_snapshot(request: Request, env: RankEnv, board: Board) -> Snapshot |
 
 
 def _train(
-    request: Request, env: RankEnv, prepared: Prepared, comm: DdpComm, snapshot: Snapshot | None
+    request: Request,
+    env: RankEnv,
+    prepared: Prepared,
+    comm: DdpComm,
+    snapshot: Snapshot | None,
+    stop_request: StopRequest,
 ) -> dict[str, Any]:
     config, plan, splits = request.config, prepared.plan, prepared.dataset.splits
     model = _place_model(config, prepared.model, comm)
+    wrapped = comm.wrap(model)  # from here on all ranks have rank zero's weights
     average = WeightAverage(model, config.train.ema_decay) if config.train.ema_decay else None
     total_steps = min(config.train.epochs * plan.steps_per_epoch, config.train.max_steps or sys.maxsize)
     parts = Parts(
-        model=comm.wrap(model),
+        model=wrapped,
         optimizer=build_optimizer(config.optim, model),
         schedule=build_schedule(config.optim, plan.global_batch_size, total_steps),
         precision=Precision(config.train.precision, comm.device),
@@ -94,6 +104,7 @@ def _train(
         batch_size = config.batch.eval_batch_size
         batches = EvalPipeline(prepared.samples, splits[split], batch_size, env.rank, env.world_size)
         loss = build_loss(user_loss=request.loss)
+        comm.share_buffers(model)
         with final_weights():
             return evaluate(model, batches, loss, comm, prepared.dataset.class_names, prepared.symmetries)
 
@@ -115,12 +126,19 @@ def _train(
         request.quiet,
         evaluate_val=(lambda: evaluate_split("val")) if len(splits["val"]) else None,
         capture_state=lambda: capture(parts, model, position),
+        stop_request=stop_request,
     )
     state = "failed"
     try:
         began = time.monotonic()
         train(parts, position, total_steps, hooks)
         wall_s = time.monotonic() - began
+        if position.step < total_steps:
+            state = "stopped"
+            raise Preempted(
+                f"asked to stop: the checkpoint of step {position.step} of {total_steps} is saved. Run the same "
+                "command again to go on."
+            )
         test = evaluate_split("test") if len(splits["test"]) else None
         trained = plan.samples_before(position.step) - plan.samples_before(first_step)
         with final_weights():

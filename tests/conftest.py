@@ -1,8 +1,9 @@
-"""What every test is held to: it leaves no variable, process, process group or file behind, and no user's cache is used."""
+"""What every test is held to: no variable, process, process group or file stays behind, and no user's cache is used."""
 
 from __future__ import annotations
 
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -15,6 +16,32 @@ _CACHES = {"__pycache__", ".pytest_cache", ".mypy_cache", ".ruff_cache", ".cover
 # Set by pytest itself, and by the import of torchvision.
 _FOREIGN_VARIABLES = {"PYTEST_CURRENT_TEST", "TORCHINDUCTOR_CACHE_DIR"}
 _GRACE_S = 5.0
+
+
+_skipped: list[str] = []
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Remember what is skipped, and why."""
+    if report.skipped and isinstance(report.longrepr, tuple):
+        _skipped.append(f"{report.nodeid}: {report.longrepr[2]}")
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Where DISTTRAIN_MAY_SKIP says which reasons to skip are good ones, any other skipped test fails the session."""
+    allowed = os.environ.get("DISTTRAIN_MAY_SKIP")
+    refused = [line for line in _skipped if allowed is not None and not re.search(allowed, line)]
+    if refused:
+        print("\nskipped, though they could run here:", *refused, sep="\n  ", file=sys.stderr)
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of the real PlanesNet chips and MNIST digits, which the repository does not carry."""
+    if "DISTTRAIN_DATA" not in os.environ:
+        pytest.skip("no real data: set DISTTRAIN_DATA to a folder with planesnet/planesnet.zip and mnist/*.gz")
+    return Path(os.environ["DISTTRAIN_DATA"])
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -88,6 +88,12 @@ class DdpComm:
             dist.all_reduce(tensor)
         return tensor
 
+    def share_buffers(self, model: nn.Module) -> None:
+        """Rank zero's buffers on every rank: running statistics of BatchNorm differ after a step until DDP's next one."""
+        if self.world_size > 1:
+            for buffer in model.buffers():
+                dist.broadcast(buffer, src=0)
+
     def barrier(self) -> None:
         """Wait for every rank."""
         if self.world_size > 1:

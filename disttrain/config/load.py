@@ -20,10 +20,11 @@ class _Loader(yaml.SafeLoader):
     """Safe YAML in which `1e-3` is a number, as in YAML 1.2, and a key that stands twice is an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value if not key.tag.endswith(":merge")]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.MarkedYAMLError(None, None, f"the key {key!r} stands twice", node.start_mark)
+        nodes = [key for key, _ in node.value if not key.tag.endswith(":merge")]
+        keys = [self.construct_object(key, deep=True) for key in nodes]
+        for at, key in enumerate(keys):
+            if key in keys[:at]:
+                raise yaml.MarkedYAMLError(None, None, f"the key {key!r} stands twice", nodes[at].start_mark)
         return super().construct_mapping(node, deep)
 
 
@@ -36,7 +37,8 @@ def _parse_yaml(text: str, where: str) -> Any:
     try:
         return yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
-        raise ConfigError(f"{where} is not valid YAML: {' '.join(str(error).split())}") from None
+        text = " ".join(str(error).replace('in "<unicode string>", ', "at ").split())
+        raise ConfigError(f"{where} is not valid YAML: {text}") from None
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:

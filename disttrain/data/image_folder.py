@@ -54,7 +54,7 @@ def open_image_folder(data: DataConfig, verify: bool) -> tuple[ImageArrays | Map
     classes = sorted({name.split("/")[depth] for name in names})
     labels = np.array([classes.index(name.split("/")[depth]) for name in names], dtype=np.int64)
     is_test = np.array([name.split("/")[0] in _TEST_FOLDERS for name in names]) if published else None
-    shape = (3, *(data.image_size or _first_size(store, names[0])))
+    shape = (3, *(data.image_size or _first_size(store, names, data.skip_unreadable)))
     signature = ["image_folder", str(shape), str(data.image_size), str(data.skip_unreadable), *store.signature()]
     table = ImageArrays(np.empty((len(names), 0)), labels, tuple(classes), is_test=is_test)
     decoded_mib = len(names) * int(np.prod(shape)) / 2**20
@@ -69,12 +69,15 @@ def open_image_folder(data: DataConfig, verify: bool) -> tuple[ImageArrays | Map
     return arrays, arrays, fingerprint
 
 
-def _first_size(store: ImageStore, name: str) -> tuple[int, int]:
-    try:
-        with Image.open(io.BytesIO(store.read(name))) as image:
-            return image.height, image.width
-    except UNREADABLE as error:
-        raise _cannot_be_used(store, name, error) from None
+def _first_size(store: ImageStore, names: list[str], skip_unreadable: bool) -> tuple[int, int]:
+    for name in names:
+        try:
+            with Image.open(io.BytesIO(store.read(name))) as image:
+                return image.height, image.width
+        except UNREADABLE as error:
+            if not skip_unreadable:
+                raise _cannot_be_used(store, name, error) from None
+    raise DataError(f"none of the {len(names)} images in {store.path} can be used.")
 
 
 def _cannot_be_used(store: ImageStore, name: str, error: BaseException) -> DataError:

@@ -20,8 +20,8 @@ from disttrain.errors import DataError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 # What Pillow raises on damaged files of the supported formats; RuntimeError is what zipfile raises on encrypted ones.
-UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, KeyError, RuntimeError, zlib.error, struct.error, zipfile.BadZipFile,
-              Image.DecompressionBombError)  # fmt: skip
+UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, KeyError, RuntimeError, zlib.error, struct.error,
+              zipfile.BadZipFile, Image.DecompressionBombError)  # fmt: skip
 _IMAGES_PER_PROCESS = 4000  # below this, starting another process costs more than it saves
 
 BadImages = list[tuple[str, str]]
@@ -34,15 +34,25 @@ class ImageStore:
     def __init__(self, path: Path) -> None:
         """Raises DataError where `path` is neither a folder nor a readable zip."""
         self.path = path
-        self._zip: zipfile.ZipFile | None = None
-        if path.is_dir():
+        self._is_zip = not path.is_dir()
+        self._zip: tuple[int, zipfile.ZipFile] | None = None
+        if not self._is_zip:
             return
         if not path.exists():
             raise DataError(f"{path} does not exist: give the folder or zip file that holds the images.")
         try:
-            self._zip = zipfile.ZipFile(path)
+            self._open_zip()
         except (zipfile.BadZipFile, OSError, EOFError, ValueError) as error:
             raise DataError(f"{path} is not a readable zip file: {error}. Copy or download it again.") from None
+
+    def _open_zip(self) -> zipfile.ZipFile:
+        """The zip, opened once per process: processes that share an open file move each other's position in it."""
+        if self._zip is None or self._zip[0] != os.getpid():
+            self._zip = os.getpid(), zipfile.ZipFile(self.path)
+        return self._zip[1]
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_zip": None}
 
     def names(self) -> list[str]:
         """Paths of all images relative to the store, sorted."""
@@ -53,8 +63,8 @@ class ImageStore:
         return sorted(f"{name} {mark}" for name, mark in self._entries())
 
     def _entries(self) -> Iterable[tuple[str, str]]:
-        if self._zip is not None:
-            for info in self._zip.infolist():
+        if self._is_zip:
+            for info in self._open_zip().infolist():
                 if _is_image(info.filename):
                     yield info.filename, f"{info.file_size} {info.CRC}"
             return
@@ -69,7 +79,7 @@ class ImageStore:
 
     def read(self, name: str) -> bytes:
         """The bytes of one image. Raises one of UNREADABLE."""
-        return self._zip.read(name) if self._zip is not None else (self.path / name).read_bytes()
+        return self._open_zip().read(name) if self._is_zip else (self.path / name).read_bytes()
 
 
 def _is_image(name: str) -> bool:

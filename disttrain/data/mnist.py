@@ -64,6 +64,10 @@ def _read(files: list[Path]) -> ImageArrays:
     for images, labels, file in ((train_images, train_labels, files[0]), (test_images, test_labels, files[2])):
         if images.ndim != 3 or labels.ndim != 1 or len(images) != len(labels):
             raise DataError(f"{file} holds {images.shape} images for {labels.shape} labels: they do not match.")
+    if train_images.shape[1:] != test_images.shape[1:]:
+        raise DataError(
+            f"{files[0]} holds images {train_images.shape[1:]}, {files[2]} {test_images.shape[1:]}: they do not match."
+        )
     labels = np.concatenate([train_labels, test_labels]).astype(np.int64)
     if labels.max(initial=0) > 9:
         raise DataError(f"{files[1].parent} has label {labels.max()}, out of range: MNIST labels are 0 to 9.")
@@ -80,7 +84,8 @@ def _read_idx(file: Path) -> np.ndarray:
     if len(content) < 4 or content[:3] != b"\0\0\x08":
         raise DataError(f"{file} is not an IDX file of uint8 values: it begins with {content[:4]!r}.")
     dimensions = content[3]
-    shape = np.frombuffer(content[4 : 4 + 4 * dimensions], dtype=">i4").astype(int)
+    header = content[4 : 4 + 4 * dimensions]
+    shape = np.frombuffer(header[: len(header) // 4 * 4], dtype=">i4").astype(int)
     values = np.frombuffer(content, dtype=np.uint8, offset=min(4 + 4 * dimensions, len(content)))
     if len(shape) != dimensions or values.size != int(np.prod(shape)) or values.size == 0:
         raise DataError(f"{file} is cut short: its header says {tuple(shape)}, it holds {values.size} values.")

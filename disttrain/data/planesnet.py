@@ -73,9 +73,12 @@ def _read_json(path: Path) -> ImageArrays:
         content: dict[str, Any] = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
         raise DataError(f"{path} is not readable JSON: {error}. Copy or download it again.") from None
-    missing = [key for key in ("data", "labels", "scene_ids") if not isinstance(content, dict) or key not in content]
+    table = content if isinstance(content, dict) else {}
+    missing = [key for key in ("data", "labels", "scene_ids") if not isinstance(table.get(key), list)]
     if missing:
-        raise DataError(f"{path} lacks {', '.join(missing)}: planesnet.json has data, labels, scene_ids, locations.")
+        raise DataError(
+            f"{path} lacks the lists {', '.join(missing)}: planesnet.json has data, labels, scene_ids, locations."
+        )
     labels, scenes = content["labels"], content["scene_ids"]
     if not len(content["data"]) == len(labels) == len(scenes):
         raise DataError(
@@ -83,8 +86,9 @@ def _read_json(path: Path) -> ImageArrays:
         )
     usable(len(labels), f"{path} holds no chips.")
     for index, (chip, label) in enumerate(zip(content["data"], labels, strict=True)):
-        if len(chip) != 1200:
-            raise DataError(f"{path}: chip {index} has {len(chip)} numbers, expected 1200 (400 red, green, blue each).")
+        numbers = len(chip) if isinstance(chip, list) else 0
+        if numbers != 1200:
+            raise DataError(f"{path}: chip {index} has {numbers} numbers, expected 1200 (400 red, green, blue each).")
         if label not in (0, 1):
             raise DataError(f"{path}: label {label!r} of chip {index} is out of range: 0 (no-plane) or 1 (plane).")
     try:

@@ -56,7 +56,7 @@ def _collate(items: list[Any]) -> Any:
         return failed
     try:
         return default_collate(items)
-    except (RuntimeError, TypeError) as error:
+    except Exception as error:  # what torch raises depends on how the samples differ
         return DataError(f"samples of the dataset do not fit into one batch: {error}")
 
 

@@ -23,6 +23,7 @@ import torch.distributed as dist
 from safetensors.torch import save_file
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.hooks import RemovableHandle
 
 import disttrain
 import disttrain.evaluation_run
@@ -52,6 +53,7 @@ class Observer:
         self.reduced: list[tuple[str, int]] = []
         self.seen: dict[str, Any] = {}
         self.forwards: list[int] = []
+        self._hook: RemovableHandle | None = None
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
@@ -65,6 +67,8 @@ class Observer:
                 for batch in super().epoch(epoch, first_step):
                     note: dict[str, Any] = {"epoch": epoch, "count": batch.count, "micro": []}
                     observer.steps.append(note)
+                    observer.reduced.clear()
+                    observer.forwards.clear()
                     yield dataclasses.replace(batch, micro_batches=self._noted(batch, note))
 
             @staticmethod
@@ -111,9 +115,11 @@ class Observer:
 
         self.seen["compiled"] = inner._compiled_call_impl is not None
         if not self.seen["compiled"]:
-            inner.register_forward_hook(after_forward)
+            self._hook = inner.register_forward_hook(after_forward)
 
     def after(self, parts: Parts) -> None:
+        if self._hook is not None:
+            self._hook.remove()  # evaluations are not to be noted
         inner = parts.model
         if isinstance(inner, DistributedDataParallel):
             data = inner._get_ddp_logging_data()
@@ -139,8 +145,6 @@ class Observer:
         note["scale"] = parts.precision.scaler.get_scale() if parts.precision.scaler else None
         note["reduced"] = list(self.reduced)
         note["forwards"] = list(self.forwards)
-        self.reduced.clear()
-        self.forwards.clear()
         if self.every_step:
             model = parts.model.module if isinstance(parts.model, DistributedDataParallel) else parts.model
             save_weights(self.folder / f"step_{len(self.steps)}_{self.rank}.safetensors", model)

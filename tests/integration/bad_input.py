@@ -17,7 +17,7 @@ batch: {global_batch_size: 64}
 train: {epochs: 1, device: cpu}
 """
 
-USER_CODE = '''
+USER_CODE = """
 import os
 import numpy as np
 import torch
@@ -102,7 +102,7 @@ class Broken(Chips):
 
 def broken_item():
     return Broken(80, ("a", "b"))
-'''
+"""
 
 
 @dataclass(frozen=True)
@@ -260,7 +260,7 @@ CASES = (
         (r"1 of 2000 images in chips cannot be used:\n  \S+\.png: \S+", r"set data\.skip_unreadable=true"),
         make=_one_corrupt_among_thousands, launchers=ALL,
     ),
-    Case("zip_cut_short", 3, (r"chips\.zip is not a readable zip file", "again"), ("data.path=chips.zip",), _zip_cut_short),
+    Case("zip_cut_short", 3, (r"chips\.zip is not a readable zip file.*again",), ("data.path=chips.zip",), _zip_cut_short),
     Case(
         "zip_with_a_damaged_member", 3, (r"1 of 300 images in chips\.zip cannot be used:\n  chips/\S+\.png: \S+",),
         ("data.path=chips.zip",), _zip_with_damaged_member, launchers=("alone",),
@@ -308,21 +308,21 @@ CASES = (
         ("optim.learning_rat=0.1",), early=True,
     ),
     Case(
-        "typo_close_to_a_field", 2, (r"unknown field in batch: 'global_batchsize'\. Did you mean 'global_batch_size'\?",),
+        "typo_close_to_a_field", 2, (r"field in batch: 'global_batchsize'\. Did you mean 'global_batch_size'\?",),
         ("batch.global_batchsize=8",), early=True,
     ),
     Case("text_for_a_number", 2, (r"train\.epochs='many': .*integer",), ("train.epochs=many",), early=True),
     Case("infinite_learning_rate", 2, (r"optim\.lr=inf: .*finite",), ("optim.lr=.inf",), early=True),
     Case("list_for_a_section", 2, (r"optim=\[1, 2\] must be a mapping",),
          make=lambda place: place.config("optim: [1, 2]\n"), early=True),
-    Case("two_mistakes_in_one_config", 2, (r"train\.epochs=0: .*; optim\.lr=-1",) and (r"epochs=0", r"lr=-1"),
+    Case("two_mistakes_in_one_config", 2, (r"train\.epochs=0: ", r"optim\.lr=-1: "),
          ("train.epochs=0", "optim.lr=-1"), early=True),
     Case(
         "yaml_syntax_error", 2, (r"config\.yaml is not valid YAML: .*line \d+",),
         make=lambda place: place.config("model: {name: planesnet_cnn\ndata: 1\n"), early=True,
     ),
     Case(
-        "config_with_a_key_twice", 2, (r"the key 'model' stands twice.*line 6",),
+        "config_with_a_key_twice", 2, (r"the key 'model' stands twice at line 6",),
         make=lambda place: place.config(CONFIG + "model: {name: mnist_cnn}\n"), early=True,
     ),
     Case(
@@ -368,14 +368,15 @@ CASES = (
         early=True, launchers=("alone",),
     ),
     # The model
-    Case("unknown_model", 2, (r"unknown model 'planesnet_cn'\. Did you mean 'planesnet_cnn'\?",), ("model.name=planesnet_cn",)),
+    Case("unknown_model", 2, (r"unknown model 'planesnet_cn'\. Did you mean 'planesnet_cnn'\?",),
+         ("model.name=planesnet_cn",)),
     Case(
         "unknown_torchvision_model", 2, (r"unknown torchvision classifier 'resnet81'\. Did you mean 'resnet18'\?",),
         ("model.name=torchvision:resnet81",), launchers=("alone",),
     ),
     Case(
         "user_module_that_raises", 2,
-        (r"model\.name=usercode:net: importing usercode raised RuntimeError: licence expired \(.*usercode\.py, line 3\)",),
+        (r"model\.name=usercode:net: importing usercode raised RuntimeError: licence expired \(.*\.py, line 3\)",),
         ("model.name=usercode:net",), _module_that_raises,
     ),
     Case(
@@ -393,7 +394,7 @@ CASES = (
     Case("user_module_that_does_not_exist", 2, (r"model\.name=usercode:net: there is no module 'usercode' in /",),
          ("model.name=usercode:net",)),
     Case(
-        "user_function_that_does_not_exist", 2, (r"unknown name in usercode 'five_output'\. Did you mean 'five_outputs'",),
+        "user_function_that_does_not_exist", 2, (r"name in usercode 'five_output'\. Did you mean 'five_outputs'",),
         ("model.name=usercode:five_output",), _user_code, launchers=("alone",),
     ),
     Case(

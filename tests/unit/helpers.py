@@ -85,7 +85,7 @@ def gzipped(files: Mapping[str, bytes]) -> dict[str, bytes]:
     return {f"{name}.gz": gzip.compress(content) for name, content in files.items()}
 
 
-def data_config(path: Path | None = None, **fields: object) -> DataConfig:
+def data_config(path: Path | str | None = None, **fields: object) -> DataConfig:
     return DataConfig.model_validate({"path": None if path is None else str(path), **fields})
 
 

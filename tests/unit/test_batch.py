@@ -97,5 +97,6 @@ def test_fewer_samples_than_ranks_are_refused() -> None:
 
 def test_the_plan_is_told_in_one_line() -> None:
     assert BatchPlan.build(8_523, 2, 256, 64).render() == (
-        "8,523 training samples = 34 steps/epoch of 256 (the last 75); a step = 2 rank(s) x 2 micro-batch(es) of up to 64"
+        "8,523 training samples = 34 steps/epoch of 256 (the last 75); "
+        "a step = 2 rank(s) x 2 micro-batch(es) of up to 64"
     )

@@ -1,0 +1,94 @@
+"""The figures that the README promises on real chips and real digits, trained from the shipped configs on 2 workers."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+TIMEOUT_S = 600
+
+
+def disttrain(*arguments: str | Path) -> str:
+    """Standard output of a command that succeeds."""
+    command = [sys.executable, "-m", "disttrain", *map(str, arguments)]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=TIMEOUT_S)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def train(config: str, data: Path, run_dir: Path) -> dict[str, Any]:
+    arguments = [f"configs/{config}.yaml", "--workers", "2", "--run-dir", run_dir, "--json", f"data.path={data}"]
+    result: dict[str, Any] = json.loads(disttrain("train", *arguments))
+    return result
+
+
+@pytest.fixture(scope="module")
+def planesnet_run(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    run_dir = tmp_path_factory.mktemp("planesnet")
+    return run_dir, train("planesnet", real_data / "planesnet/planesnet.zip", run_dir)
+
+
+def test_the_planesnet_cnn_reaches_98_5_percent_on_scenes_it_never_saw(
+    planesnet_run: tuple[Path, dict[str, Any]],
+) -> None:
+    _, result = planesnet_run
+    assert result["test"]["accuracy"] >= 0.985
+    assert result["epoch"] <= 10
+
+
+def test_evaluate_prints_the_same_figures_as_the_run_on_any_number_of_workers(
+    planesnet_run: tuple[Path, dict[str, Any]],
+) -> None:
+    run_dir, result = planesnet_run
+    for workers in ("1", "2"):
+        evaluated = json.loads(disttrain("evaluate", run_dir, "--workers", workers))
+        assert evaluated["count"] == result["test"]["count"]
+        assert evaluated["confusion_matrix"] == result["test"]["confusion_matrix"]
+        assert evaluated["loss"] == pytest.approx(result["test"]["loss"], rel=1e-5)
+
+
+def test_predict_agrees_with_evaluate_on_every_chip_of_the_zip(
+    planesnet_run: tuple[Path, dict[str, Any]], real_data: Path, tmp_path: Path
+) -> None:
+    run_dir, _ = planesnet_run
+    evaluated = json.loads(disttrain("evaluate", run_dir, "--split", "all"))
+    output = tmp_path / "predictions.jsonl"
+    zip_file = real_data / "planesnet/planesnet.zip"
+    disttrain("predict", run_dir / "model", zip_file, "--output", output, "--workers", "2")
+    rows = [json.loads(line) for line in output.read_text().splitlines()]
+    assert len(rows) == evaluated["count"] == 27_051
+    truth = ["plane" if Path(row["path"]).name.startswith("1__") else "no-plane" for row in rows]
+    correct = sum(row["label"] == label for row, label in zip(rows, truth, strict=True))
+    assert correct == evaluated["confusion_matrix"][0][0] + evaluated["confusion_matrix"][1][1]
+    assert [row["path"] for row in rows] == sorted(row["path"] for row in rows)
+
+
+def test_no_scene_is_on_two_sides_of_the_split(real_data: Path) -> None:
+    path = real_data / "planesnet/planesnet.zip"
+    info = json.loads(disttrain("data", "info", "configs/planesnet.yaml", f"data.path={path}", "--json"))
+    counts = {name: split["count"] for name, split in info["splits"].items()}
+    assert sum(counts.values()) == 27_051
+    assert counts == {"train": 21_383, "val": 1_728, "test": 3_940}
+    assert info["scenes"] == 1_387
+
+
+def test_the_784_512_10_network_reaches_98_2_percent_on_mnist(real_data: Path, tmp_path: Path) -> None:
+    result = train("mnist_mlp", real_data / "mnist", tmp_path)
+    assert result["test"]["count"] == 10_000
+    assert result["test"]["accuracy"] >= 0.982
+
+
+def test_the_cnn_reaches_99_4_percent_on_mnist(real_data: Path, tmp_path: Path) -> None:
+    result = train("mnist_cnn", real_data / "mnist", tmp_path)
+    assert result["test"]["accuracy"] >= 0.994
+
+
+def test_the_cnn_passes_97_percent_on_drawn_chips(tmp_path: Path) -> None:
+    arguments = ["configs/synthetic_planes.yaml", "--workers", "2", "--run-dir", tmp_path, "--json"]
+    assert json.loads(disttrain("train", *arguments))["test"]["accuracy"] >= 0.97
