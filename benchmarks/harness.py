@@ -122,7 +122,12 @@ def train_with(
     assert not isinstance(env, NodeEnv)
     request = Request(config, run_dir, resume="never", quiet=True, dataset=dataset)
     results: list[dict[str, Any]] = []
-    with mock.patch("disttrain.run.train", loop):
+
+    def whole(parts: Any, position: Any, total_steps: int, hooks: Any) -> None:
+        loop(parts, position, total_steps, hooks)
+        position.step = total_steps  # else the run takes it that it was asked to stop
+
+    with mock.patch("disttrain.run.train", whole):
         code = run_rank(env, 60.0, True, lambda *job: results.append(run_training(request, env, *job)))
     if code:
         raise SystemExit(code)

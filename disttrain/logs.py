@@ -54,6 +54,7 @@ class RankLogging:
         self.rank, self.world_size = rank, world_size
         self._handlers: list[logging.Handler] = []
         self._read = 0
+        self._waiting: list[tuple[int, str]] = []
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         # A connection of its own: a wait on the store elsewhere must not hold up a log line.
@@ -86,19 +87,23 @@ class RankLogging:
 
     def _show_forwarded(self) -> None:
         while not self._stop.wait(_POLL_S):
-            self._show_new()
+            self._show_new(due={text for _, text in self._waiting})
         self._show_new()
 
-    def _show_new(self) -> None:
+    def _show_new(self, due: set[str] | None = None) -> None:
+        """Show what has come, or of it only the texts in `due`: others wait for ranks that may yet give the same."""
         try:
             count = self._store.add("log/reserved", 0)
             entries = [json.loads(self._store.get(f"log/{index}")) for index in range(self._read, count)]
         except DistError:
             return
         self._read = count
+        self._waiting += entries
         ranks_by_text: dict[str, list[int]] = {}
-        for rank, text in entries:
-            ranks_by_text.setdefault(text, []).append(rank)
+        for rank, text in self._waiting:
+            if due is None or text in due:
+                ranks_by_text.setdefault(text, []).append(rank)
+        self._waiting = [entry for entry in self._waiting if entry[1] not in ranks_by_text]
         for text, ranks in ranks_by_text.items():
             tqdm.write(f"[{render_ranks(ranks)}] {text}", file=sys.stderr)
 

@@ -34,7 +34,6 @@ from disttrain.models.directory import ModelSpec, load_model_dir
 
 _BATCH_SIZE = 512
 _PIECE = 1 << 20  # characters that travel to rank zero at once
-_FORMATS = (".csv", ".jsonl")
 
 
 class Predictor:
@@ -63,19 +62,6 @@ class _Item:
     path: str
     store: ImageStore | None
     name: str
-
-
-def check_output(output: str | None) -> None:
-    """Raise ConfigError for an output file of unknown form or in a folder that is not there."""
-    if output is None:
-        return
-    path = Path(output)
-    if path.suffix.lower() not in _FORMATS:
-        raise ConfigError(f"--output {output}: predictions are written as {' or '.join(_FORMATS)}.")
-    if path.is_dir():
-        raise ConfigError(f"--output {output} is a folder: name the file to write.")
-    if not path.absolute().parent.is_dir():
-        raise ConfigError(f"--output {output}: the folder {path.absolute().parent} does not exist.")
 
 
 def predict_files(

@@ -39,15 +39,15 @@ from disttrain.state import capture, restore
 def run_training(request: Request, env: RankEnv, board: Board, logging: RankLogging) -> dict[str, Any]:
     """Train on this rank, together with the others; every rank returns the content of `result.json`."""
     config, run_dir = request.config, request.run_dir
-    device = pick_device(config.train.device, env)
+    device = board.together("device", lambda: pick_device(config.train.device, env))
     prepared = board.together("prepare", lambda: prepare(request, env, device), first=env.local_rank == 0)
     finished = board.together("look", lambda: load_result(run_dir) if request.resume != "never" else None)
     if finished is not None:
         log.info("%s has finished already; --resume never trains it anew.", run_dir)
         return finished
+    snapshot = _agreed_snapshot(request, env, board)
     board.together("claim", lambda: claim_run_dir(run_dir, config, request.resume) if env.is_rank_zero else None)
     logging.open_file(run_dir / LOGS / f"rank_{env.rank}.log")
-    snapshot = _agreed_snapshot(request, env, board)
     stop_request = StopRequest()
     comm = DdpComm(config.comm, board.store, env.rank, env.world_size, device)
     try:
@@ -63,7 +63,9 @@ def _agreed_snapshot(request: Request, env: RankEnv, board: Board) -> Snapshot |
     def find() -> Path | None:
         if request.resume not in ("auto", "never"):
             return Path(request.resume)
-        return find_checkpoint(request.run_dir / CHECKPOINTS) if env.is_rank_zero else None
+        if request.resume == "never" or not env.is_rank_zero:
+            return None
+        return find_checkpoint(request.run_dir / CHECKPOINTS)
 
     found = board.together("find", find)
     name = board.from_rank_zero("checkpoint", str(found) if found else None)

@@ -58,7 +58,7 @@ def check_run_dir(run_dir: Path, config: Config, resume: str) -> None:
         import yaml
 
         before = build_config(yaml.safe_load((run_dir / CONFIG).read_text(encoding="utf-8")))
-    except (OSError, yaml.YAMLError, ConfigError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, ConfigError) as error:
         raise ConfigError(
             f"the run directory {run_dir} holds a config.yaml that cannot be read ({error}). Use another --run-dir, "
             "or --resume never to start anew there."

@@ -14,6 +14,7 @@ from disttrain.batch import check_world_size
 from disttrain.config import Config, load_config
 from disttrain.errors import ConfigError
 from disttrain.launch_env import NodeEnv, RankEnv, resolve
+from disttrain.rundir import MODEL, check_run_dir, default_run_dir
 
 if TYPE_CHECKING:
     from disttrain.comm.board import Board
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _CONNECT_TIMEOUT_S = 60.0
+_OUTPUT_FORMATS = (".csv", ".jsonl")
 
 
 def run(arguments: argparse.Namespace, argv: list[str]) -> int:
@@ -40,12 +42,12 @@ def _train(arguments: argparse.Namespace, argv: list[str]) -> int:
     if arguments.config is None:
         raise ConfigError("train needs a config file: disttrain train CONFIG. configs/ holds some to begin with.")
 
+    run_dir = Path(arguments.run_dir) if arguments.run_dir else default_run_dir(Path(arguments.config))
+
     def body(config: Config, env: RankEnv, board: Board, logging: RankLogging) -> None:
         from disttrain.prepare import Request
         from disttrain.run import run_training
-        from disttrain.rundir import MODEL, default_run_dir
 
-        run_dir = Path(arguments.run_dir) if arguments.run_dir else default_run_dir(Path(arguments.config))
         request = Request(config, run_dir, arguments.resume, arguments.quiet)
         result = run_training(request, env, board, logging)
         if env.is_rank_zero:
@@ -54,6 +56,7 @@ def _train(arguments: argparse.Namespace, argv: list[str]) -> int:
     def check(world_size: int) -> Config:
         config = load_config(arguments.config, arguments.overrides)
         check_world_size(config.batch.global_batch_size, world_size)
+        check_run_dir(run_dir, config, arguments.resume)
         return config
 
     return _start(arguments, argv, check, body)
@@ -83,15 +86,26 @@ def _evaluate(arguments: argparse.Namespace, argv: list[str]) -> int:
 
 
 def _predict(arguments: argparse.Namespace, argv: list[str]) -> int:
-    from disttrain.predict import check_output
-
     def body(checked: None, env: RankEnv, board: Board, logging: RankLogging) -> None:
         from disttrain.predict import predict_files
 
         model_dir, inputs, output = Path(arguments.model), arguments.inputs, arguments.output
         predict_files(model_dir, inputs, output, arguments.device, arguments.allow_code, env, board)
 
-    return _start(arguments, argv, lambda world_size: check_output(arguments.output), body)
+    return _start(arguments, argv, lambda world_size: _check_output(arguments.output), body)
+
+
+def _check_output(output: str | None) -> None:
+    """Raise ConfigError for an output file of unknown form or in a folder that is not there."""
+    if output is None:
+        return
+    path = Path(output)
+    if path.suffix.lower() not in _OUTPUT_FORMATS:
+        raise ConfigError(f"--output {output}: predictions are written as {' or '.join(_OUTPUT_FORMATS)}.")
+    if path.is_dir():
+        raise ConfigError(f"--output {output} is a folder: name the file to write.")
+    if not path.absolute().parent.is_dir():
+        raise ConfigError(f"--output {output}: the folder {path.absolute().parent} does not exist.")
 
 
 def _start(

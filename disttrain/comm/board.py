@@ -11,6 +11,7 @@ import json
 import socket
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import timedelta
@@ -24,6 +25,7 @@ from disttrain.launch_env import RankEnv
 T = TypeVar("T")
 
 _LONG_WAIT = timedelta(hours=4)  # for work whose length depends on the data, such as decoding it for the first time
+_boards_made: Counter[str] = Counter()
 _GATHER_S = 0.5  # how long the first rank that fails waits for others with the same message
 
 
@@ -52,7 +54,9 @@ class Board:
         """Connect to the store. Raises ConfigError (its port is in use) or PeerLostError (nobody answers)."""
         self.env, self.timeout_s, self._sent = env, timeout_s, 0
         run = f"disttrain/{env.run_id}/{env.restart_count}"
-        self.store: Store = PrefixStore(run, _connect(env, timedelta(seconds=timeout_s)))
+        _boards_made[run] += 1  # a program may train twice: each time on a board without the notices of the last
+        prefix = f"{run}/{_boards_made[run]}"
+        self.store: Store = PrefixStore(prefix, _connect(env, timedelta(seconds=timeout_s)))
 
     def agree(self, stage: str, failure: Failure | None = None, wait: timedelta = _LONG_WAIT) -> list[Failure]:
         """Wait until every rank has reached `stage`; what failed on the way there, the first one first.

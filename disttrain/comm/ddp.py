@@ -89,7 +89,7 @@ class DdpComm:
         return tensor
 
     def share_buffers(self, model: nn.Module) -> None:
-        """Rank zero's buffers on every rank: running statistics of BatchNorm differ after a step until DDP's next one."""
+        """Rank zero's buffers on every rank: after a step each has running statistics of BatchNorm of its own."""
         if self.world_size > 1:
             for buffer in model.buffers():
                 dist.broadcast(buffer, src=0)

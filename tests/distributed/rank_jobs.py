@@ -8,11 +8,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import faulthandler
+import io
 import json
 import os
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -31,9 +34,10 @@ import disttrain.run
 from disttrain.comm.board import Board
 from disttrain.config import build_config
 from disttrain.data.pipeline import EvalPipeline, GlobalBatch, MicroBatch, TrainPipeline
+from disttrain.errors import PeerLostError
 from disttrain.evaluation_run import evaluate_model_dir
 from disttrain.launch_env import RankEnv
-from disttrain.logs import RankLogging
+from disttrain.logs import RankLogging, log
 from disttrain.loop import Parts, Position
 from disttrain.prepare import Request
 
@@ -233,10 +237,10 @@ def as_under_torchrun(env: RankEnv) -> Iterator[None]:
 
 
 def fit(
-    env: RankEnv, folder: str, noise: bool, loss: str | None, times: int, sections: dict[str, Any]
+    env: RankEnv, folder: str, noise: bool, loss: str | None, times: int, own_seeds: bool, sections: dict[str, Any]
 ) -> list[dict[str, Any]]:
     """`disttrain.fit`, `times` times one after the other on the same network."""
-    torch.manual_seed(5)
+    torch.manual_seed(5 + own_seeds * env.rank)
     model = rank_parts.PointNet()
     results = []
     user_loss = getattr(rank_parts, loss) if loss else None
@@ -257,11 +261,45 @@ def fit(
     return results
 
 
-JOBS: dict[str, Callable[..., Any]] = {"train": train, "evaluate": evaluate, "fit": fit}
+def boards(env: RankEnv) -> list[str]:
+    """Two boards one after the other. On each all ranks agree, then rank zero alone waits for the rest in vain."""
+    heard = []
+    for name in ("first", "second"):
+        board = Board(env, TIMEOUT_S)
+        board.agree("begin", wait=timedelta(seconds=TIMEOUT_S))
+        heard.append(board.from_rank_zero("name", name))
+        try:
+            if env.is_rank_zero:
+                board.agree("alone", wait=timedelta(seconds=0.2))
+        except PeerLostError as error:
+            heard.append(str(error))
+        board.agree("end", wait=timedelta(seconds=TIMEOUT_S))
+        board.close()
+    return heard
+
+
+def warn(env: RankEnv, after_s: float, apart_s: float) -> str:
+    """The same warning from every rank, one rank `apart_s` after the other; what rank zero shows."""
+    with contextlib.redirect_stderr(io.StringIO()) as shown:
+        with joined(env) as (board, _):
+            board.agree("begin")
+            time.sleep(after_s)
+            for rank in range(env.world_size):
+                if rank == env.rank:
+                    log.warning("everybody says this")
+                time.sleep(apart_s)
+            board.agree("end")
+        return shown.getvalue()
+
+
+JOBS: dict[str, Callable[..., Any]] = {
+    "train": train, "evaluate": evaluate, "fit": fit, "boards": boards, "warn": warn
+}  # fmt: skip
 
 
 def main() -> None:
     faulthandler.enable()
+    torch.use_deterministic_algorithms(True, warn_only=True)  # torch then fills fresh memory with NaN: use of it shows
     rank = int(sys.argv[1])
     replies = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # whatever prints does not get among the replies

@@ -38,9 +38,7 @@ def run(ranks: RankPool, case: str, world_size: int, micro_batch_size: int | Non
 
 every_case = pytest.mark.parametrize("case", CASES)
 every_world_size = pytest.mark.parametrize("world_size", WORLD_SIZES)
-accumulation_on_and_off = pytest.mark.parametrize(
-    "micro_batch_size", [None, 4], ids=["whole_share", "accumulation"]
-)
+accumulation_on_and_off = pytest.mark.parametrize("micro_batch_size", [None, 4], ids=["whole_share", "accumulation"])
 
 
 @accumulation_on_and_off

@@ -260,7 +260,8 @@ CASES = (
         (r"1 of 2000 images in chips cannot be used:\n  \S+\.png: \S+", r"set data\.skip_unreadable=true"),
         make=_one_corrupt_among_thousands, launchers=ALL,
     ),
-    Case("zip_cut_short", 3, (r"chips\.zip is not a readable zip file.*again",), ("data.path=chips.zip",), _zip_cut_short),
+    Case("zip_cut_short", 3, (r"chips\.zip is not a readable zip file.*again",), ("data.path=chips.zip",),
+         _zip_cut_short),
     Case(
         "zip_with_a_damaged_member", 3, (r"1 of 300 images in chips\.zip cannot be used:\n  chips/\S+\.png: \S+",),
         ("data.path=chips.zip",), _zip_with_damaged_member, launchers=("alone",),
@@ -414,18 +415,20 @@ CASES = (
     ),
     # Folders
     Case("run_dir_that_is_a_file", 2, (r"run directory run cannot be made: run is a file\. Use another --run-dir",),
-         make=_file_named_run),
+         make=_file_named_run, early=True),
     Case(
-        "run_dir_below_a_file", 2, (r"run directory config\.yaml/run cannot be made: config\.yaml is a file",),
-        run_dir="config.yaml/run", launchers=("alone",),
+        "run_dir_below_a_file", 2, (r"run directory config\.yaml/run cannot be made: /.*/config\.yaml is a file",),
+        run_dir="config.yaml/run", early=True,
     ),
     Case(
         "run_dir_of_another_config", 2,
         (r"belongs to a run with another config", r"\n  optim\.lr: 0\.5 -> 0\.001", r"Use another --run-dir"),
-        make=_another_run,
+        make=_another_run, early=True,
     ),
     Case("run_dir_with_a_damaged_config", 2, (r"run directory run holds a config\.yaml that cannot be read",),
-         make=_damaged_run, launchers=("alone",)),
+         make=_damaged_run, early=True),
+    Case("checkpoint_that_does_not_exist", 2, (r"--resume nowhere: there is no such checkpoint folder",),
+         ("--resume", "nowhere")),
     Case(
         "cache_dir_below_a_file", 3, (r"cache folder config\.yaml/cache cannot be written", r"Set data\.cache_dir"),
         ("data.cache_dir=config.yaml/cache",),

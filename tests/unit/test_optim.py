@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -33,7 +34,7 @@ def test_cosine_falls_to_the_final_fraction_at_the_last_step() -> None:
     assert made[0] == 0.5
     assert made[50] == pytest.approx(0.275)  # half way between 0.5 and 0.05
     assert made[100] == pytest.approx(0.05)
-    assert all(a > b for a, b in zip(made, made[1:], strict=False))
+    assert all(a > b for a, b in itertools.pairwise(made))
     assert made == pytest.approx([0.05 + 0.225 * (1 + math.cos(math.pi * k / 100)) for k in range(101)])
 
 
@@ -51,8 +52,8 @@ def test_one_cycle_rises_from_a_25th_and_falls_to_the_end(warmup: float, top: in
     assert made.index(max(made)) == top
     assert made[top] == 0.5
     assert made[-1] == pytest.approx(0, abs=1e-12)
-    assert all(a < b for a, b in zip(made[:top], made[1 : top + 1], strict=True))
-    assert all(a > b for a, b in zip(made[top:], made[top + 1 :], strict=False))
+    assert all(a < b for a, b in itertools.pairwise(made[: top + 1]))
+    assert all(a > b for a, b in itertools.pairwise(made[top:]))
 
 
 @pytest.mark.parametrize("schedule", ["constant", "cosine", "one_cycle"])

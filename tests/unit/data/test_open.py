@@ -97,7 +97,7 @@ def test_a_function_that_raises_is_named_with_its_error_and_arguments(user_modul
         opened(f"{name}:raising", path="/data", kwargs={"level": 3})
     assert f"data.name={name}:raising raised RuntimeError: no such server" in str(error.value)
     assert "{'path': '/data', 'level': 3}" in str(error.value)
-    with pytest.raises(DataError, match="raised TypeError: .*unexpected keyword argument 'lvel'"):
+    with pytest.raises(DataError, match=r"raised TypeError: .*unexpected keyword argument 'lvel'"):
         opened(f"{name}:raising", path="/data", kwargs={"lvel": 3})
 
 

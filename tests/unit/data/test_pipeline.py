@@ -100,11 +100,11 @@ def test_the_samples_of_a_step_do_not_depend_on_ranks_or_micro_batches() -> None
 
 def test_inputs_and_targets_belong_to_their_ids() -> None:
     made = dataset()
-    source = InMemorySamples(torch.from_numpy(made.samples.images), torch.from_numpy(made.labels), None, CPU)
+    source = InMemorySamples(torch.from_numpy(made.samples.images), torch.from_numpy(made.samples.labels), None, CPU)
     for _, micro_batches in steps(pipeline(source, micro=4)):
         for one in micro_batches:
             assert np.array_equal(one.inputs.numpy(), made.samples.images[one.ids.numpy()])
-            assert np.array_equal(one.targets.numpy(), made.labels[one.ids.numpy()])
+            assert np.array_equal(one.targets.numpy(), made.samples.labels[one.ids.numpy()])
 
 
 @pytest.mark.parametrize("placement", ["device", "stream"])

@@ -1,0 +1,64 @@
+"""Every command in the README that one machine can run is run as it stands there, in the order in which it stands."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+TIMEOUT_S = 600
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, flags=re.DOTALL | re.MULTILINE)
+
+
+def run_shell(script: str, folder: Path) -> str:
+    """Standard output of a script that succeeds, with this interpreter's programs first on the path."""
+    environ = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHON": sys.executable}
+    command = ["bash", "-euo", "pipefail", "-c", script]
+    done = subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True, timeout=TIMEOUT_S)
+    assert done.returncode == 0, f"{script}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def test_make_train_ends_with_a_test_accuracy_above_97_percent_and_names_the_model(tmp_path: Path) -> None:
+    out = run_shell(f"make --no-print-directory train RUN_DIR={tmp_path}/run", REPOSITORY)
+    accuracy = re.search(r"accuracy ([0-9.]+)%", out)
+    assert accuracy is not None, out
+    assert float(accuracy[1]) > 97
+    assert out.rstrip().endswith(f"model: {tmp_path}/run/model")
+    assert (tmp_path / "run/model/model.safetensors").is_file()
+
+
+@pytest.mark.usefixtures("real_data")
+def test_the_commands_of_the_readme_run_as_they_stand_there(tmp_path: Path) -> None:
+    for name in ("configs", "launchers"):
+        (tmp_path / name).symlink_to(REPOSITORY / name)
+    scripts = [block for block in blocks("sh") if "make " not in block]
+    assert len(scripts) >= 3
+    for script in scripts:
+        run_shell(script, tmp_path)
+    rows = (tmp_path / "predictions.csv").read_text().splitlines()
+    assert rows[0] == "path,label,probability,p_no-plane,p_plane,error"
+    assert len(rows) == 501
+
+
+def test_the_python_example_of_the_readme_is_the_one_that_is_tested() -> None:
+    example = (REPOSITORY / "tests/distributed/readme_fit.py").read_text(encoding="utf-8")
+    assert example.strip() in [block.strip() for block in blocks("python")]
+
+
+def test_the_settings_in_the_readme_are_a_valid_config() -> None:
+    import yaml
+
+    from disttrain.config import build_config
+
+    for block in blocks("yaml"):
+        assert build_config(yaml.safe_load(block)).train.epochs == 10
