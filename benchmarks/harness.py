@@ -93,17 +93,23 @@ def scratch_folder() -> Iterator[Path]:
 # Ranks --------------------------------------------------------------------------------------------------------------
 
 
-def run_ranks(script: str, arguments: Sequence[str], ranks: int = 2, python: str = sys.executable) -> None:
-    """Run a Python file as so many ranks on this machine, the cores divided among them. Raises where it fails."""
+def run_ranks(script: str, arguments: Sequence[str], result: Path, ranks: int = 2, python: str = sys.executable) -> str:
+    """Run a Python file as so many ranks on this machine, the cores divided among them; what it writes to `result`.
+
+    Raises where it writes nothing. How it exits does not matter: gloo's threads abort a process now and then that has
+    done its work ("terminate called without an active exception", torch 2.15).
+    """
     threads = max(1, len(os.sched_getaffinity(0)) // ranks)
     environ = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(REPOSITORY)}
     launcher = [python, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
     command = [*launcher, str(script), *arguments]
+    result.unlink(missing_ok=True)
     done = subprocess.run(command, env=environ, cwd=REPOSITORY, capture_output=True, text=True, check=False)
-    if done.returncode:
+    if not result.exists():
         raise SystemExit(
             f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout[-2000:]}{done.stderr[-6000:]}"
         )
+    return result.read_text()
 
 
 def train_with(

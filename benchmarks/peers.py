@@ -56,9 +56,8 @@ def main() -> None:
             options |= {"micro-batch-size": arguments.micro_batch_size, "output": output}
 
             def measure() -> float:
-                output.unlink(missing_ok=True)
-                run_ranks(str(LOOPS), [peer, *(f"--{name}={value}" for name, value in options.items())], 2, python)
-                speed: float = json.loads(output.read_text())["samples_per_second"]
+                command = [peer, *(f"--{name}={value}" for name, value in options.items())]
+                speed: float = json.loads(run_ranks(str(LOOPS), command, output, 2, python))["samples_per_second"]
                 print(f"{peer}, {loader_workers} loader processes: {speed:,.0f} samples/s", file=sys.stderr)
                 return speed
 

@@ -23,6 +23,7 @@ from harness import (
     ratios,
     render_table,
     report,
+    run_ranks,
     scratch_folder,
     timed,
 )
@@ -66,11 +67,9 @@ def main() -> None:
             return float(first["time"]) - began
 
         def start_shortest() -> float:
-            note = scratch / "note"
-            launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(arguments.workers)]
             began = time.time()
-            run([sys.executable, *launcher, str(shortest), str(note)])
-            return float(note.read_text()) - began
+            note = scratch / "note"
+            return float(run_ranks(str(shortest), [str(note)], note, arguments.workers)) - began
 
         def decode() -> float:
             """Reading, decoding and writing the cache, in a warm process's time: without the imports."""

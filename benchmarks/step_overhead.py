@@ -70,8 +70,8 @@ def main() -> None:
         names = ("pairs", "steps", "global_batch_size", "ranks", "output")
         options = [f"--{name.replace('_', '-')}={getattr(arguments, name)}" for name in names]
         flags = ["--profile"] if arguments.profile else []
-        run_ranks(__file__, [f"--as-rank={scratch}", f"--data={data}", *options, *flags], arguments.ranks)
-        measured = json.loads((scratch / "measured.json").read_text())
+        command = [f"--as-rank={scratch}", f"--data={data}", *options, *flags]
+        measured = json.loads(run_ranks(__file__, command, scratch / "measured.json", arguments.ranks))
     summarise(arguments, measured, what, machine)
 
 

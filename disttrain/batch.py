@@ -47,9 +47,8 @@ class BatchPlan:
 
     @property
     def grad_accum_steps(self) -> int:
-        """Micro-batches that the busiest rank takes in a full step."""
-        share = -(-min(self.global_batch_size, self.sample_count) // self.world_size)
-        return -(-share // self.micro_batch_size)
+        """Micro-batches that every rank takes in a full step."""
+        return self._micro_steps(min(self.global_batch_size, self.sample_count))
 
     def step_range(self, step_in_epoch: int) -> range:
         """Positions in the epoch's order that form the global batch of a step."""
@@ -61,10 +60,22 @@ class BatchPlan:
         epochs, rest = divmod(step, self.steps_per_epoch)
         return epochs * self.sample_count + rest * self.global_batch_size
 
-    def micro_ranges(self, share: range) -> list[range]:
-        """A rank's share of a step in micro-batches. Empty where the share is."""
-        size = self.micro_batch_size
-        return [range(at, min(at + size, share.stop)) for at in range(share.start, share.stop, size)]
+    def micro_ranges(self, step_in_epoch: int, rank: int) -> list[range]:
+        """The positions of a step that `rank` takes, cut into micro-batches of near-equal size.
+
+        There are as many on every rank, so that collectives inside a network (SyncBatchNorm) meet. One is empty where
+        the rank has fewer samples than that: in a last step that is smaller than the number of ranks, say.
+        """
+        positions = self.step_range(step_in_epoch)
+        share = rank_share(len(positions), rank, self.world_size)
+        parts = self._micro_steps(len(positions))
+        cuts = [rank_share(len(share), part, parts) for part in range(parts)]
+        return [positions[share.start + cut.start : share.start + cut.stop] for cut in cuts]
+
+    def _micro_steps(self, count: int) -> int:
+        """Micro-batches in a step of `count` samples: what the largest share needs."""
+        largest_share = -(-count // self.world_size)
+        return -(-largest_share // self.micro_batch_size)
 
     def render(self) -> str:
         """The arithmetic in one line, for the start of the log."""

@@ -91,7 +91,9 @@ def _train(
         schedule=build_schedule(config.optim, plan.global_batch_size, total_steps),
         precision=Precision(config.train.precision, comm.device),
         comm=comm,
-        pipeline=TrainPipeline(prepared.samples, splits["train"], plan, env.rank, config.train.seed),
+        pipeline=TrainPipeline(
+            prepared.samples, splits["train"], plan, env.rank, config.train.seed, config.model.sync_batchnorm
+        ),
         loss=build_loss(config.train.label_smoothing, request.loss),
         average=average,
         clip_norm=config.optim.clip_norm,

@@ -102,27 +102,37 @@ def _as_tensors(dataset: Dataset) -> tuple[torch.Tensor, torch.Tensor] | None:
 class TrainPipeline:
     """The training split as global batches. Its whole state is (epoch, step in epoch), which the caller holds."""
 
-    def __init__(self, samples: Samples, ids: np.ndarray, plan: BatchPlan, rank: int, seed: int) -> None:
+    def __init__(
+        self,
+        samples: Samples,
+        ids: np.ndarray,
+        plan: BatchPlan,
+        rank: int,
+        seed: int,
+        empty_stand_ins: bool = False,
+    ) -> None:
+        """`empty_stand_ins`: where this rank has no sample for a micro-batch, give the network an empty batch rather
+        than a sample with weight 0, which SyncBatchNorm would count. Not every network takes one."""
         self.samples, self.ids, self.plan, self.rank, self.seed = samples, ids, plan, rank, seed
+        self.empty_stand_ins = empty_stand_ins
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[GlobalBatch]:
         """This rank's part of every step of an epoch, from `first_step` on."""
         order = self.ids[epoch_order(self.seed, epoch, len(self.ids))]
-        steps = [self._micro_ids(order, step) for step in range(first_step, self.plan.steps_per_epoch)]
-        loaded = self.samples.batches([part for parts in steps for part in parts], epoch)
-        for step, parts in enumerate(steps, start=first_step):
-            positions = self.plan.step_range(step)
-            weight = 1.0 if len(rank_share(len(positions), self.rank, self.plan.world_size)) else 0.0
-            micro_batches = (MicroBatch(*next(loaded), torch.from_numpy(part), weight) for part in parts)
-            yield GlobalBatch(len(positions), micro_batches, len(parts))
+        steps = range(first_step, self.plan.steps_per_epoch)
+        parts = {step: self.plan.micro_ranges(step, self.rank) for step in steps}
+        # A rank without a sample loads any one, here the first of the epoch.
+        ids = [order[part.start : part.stop] if part else order[:1] for step in steps for part in parts[step]]
+        loaded = zip(ids, self.samples.batches(ids, epoch), strict=True)
+        for step in steps:
+            micro_batches = (self._micro_batch(part, *next(loaded)) for part in parts[step])
+            yield GlobalBatch(len(self.plan.step_range(step)), micro_batches, len(parts[step]))
 
-    def _micro_ids(self, order: np.ndarray, step: int) -> list[np.ndarray]:
-        positions = self.plan.step_range(step)
-        share = rank_share(len(positions), self.rank, self.plan.world_size)
-        if not share:  # a last step with fewer samples than ranks: any one sample, with weight 0
-            return [order[positions.start : positions.start + 1]]
-        at = positions.start
-        return [order[at + part.start : at + part.stop] for part in self.plan.micro_ranges(share)]
+    def _micro_batch(self, part: range, ids: np.ndarray, batch: tuple[torch.Tensor, torch.Tensor]) -> MicroBatch:
+        inputs, targets = batch
+        if not part and self.empty_stand_ins:
+            inputs, targets, ids = inputs[:0], targets[:0], ids[:0]
+        return MicroBatch(inputs, targets, torch.from_numpy(ids), weight=1.0 if part else 0.0)
 
 
 class EvalPipeline:

@@ -91,12 +91,12 @@ class PointNet(nn.Module):
 
 def margin_loss(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """One loss per sample."""
-    return functional.multi_margin_loss(outputs, targets, reduction="none")
+    return functional.multi_margin_loss(outputs, targets, p=2, reduction="none")
 
 
 def mean_margin_loss(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """The mean over the samples, as torch's losses give it."""
-    return functional.multi_margin_loss(outputs, targets)
+    return functional.multi_margin_loss(outputs, targets, p=2)
 
 
 def loss_that_overflows(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

@@ -74,7 +74,8 @@ def test_every_sample_is_taken_exactly_once_an_epoch(
             [len(micro["ids"]) for micro in step["micro"]] for step in rank["steps"]
         ]
         if micro_batch_size:
-            assert max(len(micro["ids"]) for step in rank["steps"] for micro in step["micro"]) == micro_batch_size
+            largest = max(len(micro["ids"]) for step in rank["steps"] for micro in step["micro"])
+            assert micro_batch_size / 2 < largest <= micro_batch_size
 
 
 @every_world_size

@@ -38,12 +38,15 @@ def test_every_position_of_an_epoch_is_in_one_micro_batch_of_one_rank() -> None:
         for step in range(plan.steps_per_epoch):
             positions = plan.step_range(step)
             assert 1 <= len(positions) <= global_batch
+            counts = set()
             for rank in range(world_size):
-                share = rank_share(len(positions), rank, world_size)
-                ranges = plan.micro_ranges(share)
+                ranges = plan.micro_ranges(step, rank)
+                counts.add(len(ranges))
                 assert len(ranges) <= plan.grad_accum_steps
-                assert all(1 <= len(one) <= plan.micro_batch_size for one in ranges)
-                seen += [positions.start + at for one in ranges for at in one]
+                assert max(map(len, ranges)) <= plan.micro_batch_size
+                assert max(map(len, ranges)) - min(map(len, ranges)) <= 1
+                seen += [at for one in ranges for at in one]
+            assert len(counts) == 1, "ranks differ in the number of micro-batches"
         assert seen == list(range(samples)), plan
 
 
@@ -73,8 +76,18 @@ def test_a_micro_batch_is_never_larger_than_the_largest_share() -> None:
 def test_accumulation_steps_are_those_of_the_busiest_rank() -> None:
     plan = BatchPlan.build(1000, 3, 100, 10)  # shares of 33, 33 and 34
     assert plan.grad_accum_steps == 4
-    assert [len(plan.micro_ranges(rank_share(100, rank, 3))) for rank in range(3)] == [4, 4, 4]
-    assert plan.micro_ranges(range(5, 5)) == []
+    sizes = [[len(one) for one in plan.micro_ranges(0, rank)] for rank in range(3)]
+    assert sizes == [[8, 8, 8, 9], [8, 8, 8, 9], [8, 9, 8, 9]]
+
+
+def test_a_rank_without_samples_in_a_small_last_step_has_an_empty_micro_batch() -> None:
+    plan = BatchPlan.build(9, 4, 7)  # the last step has 2 samples for 4 ranks
+    assert [plan.micro_ranges(1, rank) for rank in range(4)] == [
+        [range(7, 7)],
+        [range(7, 8)],
+        [range(8, 8)],
+        [range(8, 9)],
+    ]
 
 
 def test_a_global_batch_smaller_than_the_world_is_refused() -> None:

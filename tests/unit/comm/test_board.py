@@ -44,17 +44,14 @@ def port() -> int:
 def ranks(port: int, world_size: int, work: Callable[[Board], Any]) -> list[Any]:
     """What `work` returns or raises on each rank."""
     results: list[Any] = [None] * world_size
+    boards = [Board(env(rank, world_size, port), timeout_s=20) for rank in range(world_size)]
 
     def run(rank: int) -> None:
         try:
-            board = Board(env(rank, world_size, port), timeout_s=20)
-            try:
-                results[rank] = work(board)
-            except Exception as error:
-                results[rank] = error
-            board.close()
+            results[rank] = work(boards[rank])
         except Exception as error:
             results[rank] = error
+        boards[rank].close()
 
     threads = [threading.Thread(target=run, args=(rank,), daemon=True) for rank in range(world_size)]
     for thread in threads:
