@@ -45,6 +45,7 @@ def _run_agent(argv: Sequence[str]) -> int:
     """torchrun with these arguments, in this process. Raises ConfigError for options that it does not take."""
     # The agent's long reports give way to the one that the ranks make. (torch sets "torch.distributed" anew on import.)
     os.environ.setdefault("LOGLEVEL", "CRITICAL")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     from torch.distributed import run as torchrun
     from torch.distributed.elastic.multiprocessing.api import SignalException
@@ -78,7 +79,7 @@ def _worker_exit_code(rank: int, exit_code: int) -> int:
         return exit_code
     if -exit_code == signal.SIGTERM:
         return Preempted.exit_code
-    name = signal.Signals(-exit_code).name
+    name = {one.value: one.name for one in signal.Signals}.get(-exit_code, f"signal {-exit_code}")
     sys.stderr.write(f"disttrain: error: rank {rank} was killed by {name}. Run the same command again.\n")
     return PeerLostError.exit_code
 

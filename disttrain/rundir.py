@@ -52,6 +52,11 @@ def check_run_dir(run_dir: Path, config: Config, resume: str) -> None:
         raise ConfigError(
             f"the run directory {run_dir} is not writable: no permission in {nearest}. Use another --run-dir."
         )
+    if resume == "never" and (run_dir / CONFIG).exists() and Path.cwd().is_relative_to(run_dir.resolve()):
+        raise ConfigError(
+            f"--resume never moves the run directory {run_dir} aside, and the command runs inside it. Start it from "
+            "elsewhere, or use another --run-dir."
+        )
     if resume == "never" or not (run_dir / CONFIG).exists():
         return
     try:

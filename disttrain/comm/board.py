@@ -180,7 +180,7 @@ def _connect(env: RankEnv, timeout: timedelta) -> Store:
         if hosts_store and ("EADDRINUSE" in text or "address already in use" in text.lower()):
             raise ConfigError(
                 f"MASTER_PORT={env.master_port} is in use on {socket.gethostname()}: rank 0 listens there for its "
-                "peers. Choose another port, or end the process that holds it."
+                "peers. Export another MASTER_PORT on every rank, or end the process that holds it."
             ) from None
         role = "rank 0 could not listen on" if hosts_store else f"rank {env.rank} could not reach rank 0 at"
         raise PeerLostError(f"{role} {address} within {timeout.total_seconds():g} s: {text}") from None

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+import os
+import sys
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -18,6 +20,19 @@ from disttrain.config.sections import CommConfig
 _POWERSGD_FIRST_STEPS = 10  # plain steps before PowerSGD, while gradients still turn quickly
 
 
+@contextlib.contextmanager
+def _nothing_on_standard_output() -> Iterator[None]:
+    """What is printed there goes to standard error: gloo (torch 2.9) greets on it, which is for results alone."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
 class DdpComm:
     """One rank's end of the process group, and the network wrapped for it.
 
@@ -27,14 +42,15 @@ class DdpComm:
     def __init__(self, config: CommConfig, store: Store, rank: int, world_size: int, device: torch.device) -> None:
         self.config, self.rank, self.world_size, self.device = config, rank, world_size, device
         backend = "nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(
-            backend,
-            store=PrefixStore("process_group", store),
-            rank=rank,
-            world_size=world_size,
-            timeout=timedelta(seconds=config.timeout_s),
-            device_id=device if device.type == "cuda" else None,
-        )
+        with _nothing_on_standard_output():
+            dist.init_process_group(
+                backend,
+                store=PrefixStore("process_group", store),
+                rank=rank,
+                world_size=world_size,
+                timeout=timedelta(seconds=config.timeout_s),
+                device_id=device if device.type == "cuda" else None,
+            )
 
     def wrap(self, model: nn.Module) -> nn.Module:
         """The network with rank zero's weights on every rank and gradients averaged during backward."""

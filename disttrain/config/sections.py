@@ -62,7 +62,7 @@ class DataConfig(Section):
     cache_dir: str | None = None
     """Where decoded images are kept. Default: `disttrain/` in the user's cache folder."""
     skip_unreadable: bool = False
-    """Leave out images that cannot be read, with a warning, instead of stopping."""
+    """Leave out images that cannot be read, with a warning, instead of stopping. Not for images that are streamed."""
     placement: Literal["auto", "device", "stream"] = "auto"
     """`device` keeps all samples as uint8 in the memory of the device, `stream` loads them batch by batch.
     `auto` takes `device` up to `device_budget_mib`."""
@@ -140,7 +140,7 @@ class TrainConfig(Section):
     """Passes over the training split."""
     max_steps: Count | None = None
     """Stop after this many optimizer steps, whatever `epochs` says."""
-    seed: NonNegativeInt = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Seed of the weights, the sample order, the augmentation and dropout."""
     backend: Literal["ddp", "horovod"] = "ddp"
     """Who averages the gradients: torch's DistributedDataParallel or Horovod."""

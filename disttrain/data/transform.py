@@ -17,7 +17,8 @@ from disttrain.errors import ConfigError
 from disttrain.seed import mix, mix_ids
 
 Symmetry = tuple[bool, bool, bool]
-"""(transpose, then flip top-bottom, then flip left-right): each of the square's 8 symmetries is one such triple."""
+"""(transpose, flip top-bottom, flip left-right), the flips before the transpose: each of the square's 8 symmetries
+is one such triple."""
 
 
 _PIXELS, _EXPOSURE = 1, 2  # what a draw is for
@@ -72,9 +73,9 @@ class Augmentation:
 def apply_symmetry(images: torch.Tensor, symmetry: Symmetry) -> torch.Tensor:
     """One symmetry for a whole batch [n, C, H, W]."""
     transpose, top_bottom, left_right = symmetry
-    images = images.transpose(2, 3) if transpose else images
     flips = [dim for dim, on in ((2, top_bottom), (3, left_right)) if on]
-    return images.flip(flips) if flips else images
+    images = images.flip(flips) if flips else images
+    return images.transpose(2, 3) if transpose else images
 
 
 @dataclass(frozen=True)

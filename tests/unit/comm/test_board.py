@@ -181,7 +181,7 @@ def test_a_port_in_use_is_a_config_error() -> None:
         holder.bind(("0.0.0.0", 0))
         holder.listen()
         number = holder.getsockname()[1]
-        with pytest.raises(ConfigError, match=rf"MASTER_PORT={number} is in use on .*Choose another port"):
+        with pytest.raises(ConfigError, match=rf"MASTER_PORT={number} is in use on .*Export another MASTER_PORT"):
             Board(env(0, 2, number), 1)
 
 
