@@ -1,7 +1,33 @@
-"""`python -m disttrain`: the command line, also what launchers start as ranks."""
+"""`python -m disttrain`, and the installed `disttrain`: the command line, also what launchers start as ranks."""
 
+from __future__ import annotations
+
+import logging
+import os
 import sys
 
 from disttrain.cli import main
 
-sys.exit(main())
+
+def run() -> None:
+    """Run the command and end the process with its exit code.
+
+    Everything is written and closed by then. The interpreter is not taken down piece by piece, since the threads of
+    torch's communication libraries at times abort a finished rank there ("terminate called without an active
+    exception").
+    """
+    try:
+        code = main()
+    except SystemExit as end:  # argparse: a usage error, or --help
+        code = end.code if isinstance(end.code, int) else 0 if end.code is None else 2
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:  # nobody reads any more, as in `disttrain predict ... | head`
+            code = code or 1
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    run()

@@ -93,8 +93,8 @@ def train_step(parts: Parts, batch: GlobalBatch, step: int, tally: Tally) -> Non
         with contextlib.nullcontext() if is_last else comm.no_sync(model):
             with precision.autocast():
                 outputs = model(micro.inputs)
-                loss_sum = parts.loss(outputs, micro.targets) * micro.weight
-            precision.backward(loss_sum * scale)
+                loss_sum = parts.loss(outputs, micro.targets)
+            precision.backward(loss_sum * (scale * micro.weight))
         if micro.weight:
             tally.add(outputs, micro.targets, loss_sum)
     if parts.clip_norm is not None or (step + 1) % parts.log_every_steps == 0:

@@ -161,8 +161,9 @@ class TrainConfig(Section):
 class CommConfig(Section):
     """Communication between ranks."""
 
-    bucket_mib: Positive = 25.0
-    """Size in MiB of the gradient buckets that are reduced while backward still runs."""
+    bucket_mib: Positive | None = None
+    """Size in MiB of the gradient buckets that are reduced while backward still runs. Default: torch's own sizes, a
+    first bucket of 1 MiB, so that the exchange begins early, and 25 MiB for the others."""
     compression: Literal["none", "bf16", "powersgd"] = "none"
     """Gradients travel as they are, as bf16, or as low-rank factors (PowerSGD, Vogels et al. 2019)."""
     powersgd_rank: Count = 2

@@ -64,13 +64,16 @@ class InMemorySamples:
         """See `Samples.batches`."""
         if not ids:
             return
-        # One copy to the device for the whole pass, cut there: a step waits for no transfer.
+        # Ids and draws of the whole pass go to the device at once and are cut there: a step waits for no transfer.
         on_device = torch.from_numpy(np.concatenate(ids)).to(self.device)
-        for part in torch.split(on_device, [len(one) for one in ids]):
-            inputs = self.inputs[part]
-            if self.transform is not None:
-                inputs = self.transform(inputs, part, epoch)
-            yield inputs, self.targets[part]
+        sizes = [len(one) for one in ids]
+        parts = torch.split(on_device, sizes)
+        if self.transform is None:
+            for part in parts:
+                yield self.inputs[part], self.targets[part]
+            return
+        for part, draws in zip(parts, self.transform.draw(on_device, epoch).split(sizes), strict=True):
+            yield self.transform.apply(self.inputs[part], draws), self.targets[part]
 
 
 def build_samples(

@@ -7,6 +7,7 @@ micro-batch or the loader process that handles it.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -79,6 +80,29 @@ def apply_symmetry(images: torch.Tensor, symmetry: Symmetry) -> torch.Tensor:
 
 
 @dataclass(frozen=True)
+class Draws:
+    """What chance holds for each of n samples. Drawn for a whole pass at once, so that a batch only looks it up."""
+
+    scale: torch.Tensor
+    """float32 [n, C, 1, 1], or [1, C, 1, 1] where it is the same for all."""
+    offset: torch.Tensor
+    moves: torch.Tensor | None = None
+    """int64 [n, 3]: where rows come from, where columns do (both as rows of a table), and whether to transpose."""
+
+    def split(self, sizes: Sequence[int]) -> Iterator[Draws]:
+        """The draws of consecutive batches."""
+        end = 0
+        for size in sizes:
+            part = slice(end, end := end + size)
+            same_for_all = len(self.scale) == 1
+            yield Draws(
+                self.scale if same_for_all else self.scale[part],
+                self.offset if same_for_all else self.offset[part],
+                None if self.moves is None else self.moves[part],
+            )
+
+
+@dataclass(frozen=True)
 class ImageTransform:
     """Normalisation with the training split's statistics, and augmentation."""
 
@@ -92,14 +116,29 @@ class ImageTransform:
 
     def __call__(self, images: torch.Tensor, ids: torch.Tensor, epoch: int | None) -> torch.Tensor:
         """uint8 [n, C, H, W] with int64 ids [n] -> float32 [n, C, H, W]; `epoch` None: normalised only."""
+        return self.apply(images, self.draw(ids, epoch))
+
+    def draw(self, ids: torch.Tensor, epoch: int | None) -> Draws:
+        """What happens to the samples with these int64 ids [n] in an epoch; `epoch` None: nothing but normalisation."""
         scale, offset = self._scale_and_offset
+        moves = None
         if epoch is not None and self.augmentation.moves_pixels:
-            images = self._move_pixels(images, mix_ids(mix(self.seed, epoch, _PIXELS), ids))
+            draws = mix_ids(mix(self.seed, epoch, _PIXELS), ids)
+            span = 2 * self.augmentation.shift_px + 1
+            transpose, top_bottom, left_right = self._symmetry_table[draws % len(self._symmetry_table)].unbind(1)
+            rows, columns = (draws >> 8) % span * 2 + top_bottom, (draws >> 32) % span * 2 + left_right
+            moves = torch.stack([rows, columns, transpose], dim=1)
         if epoch is not None and self.augmentation.changes_exposure:
             draws = mix_ids(mix(self.seed, epoch, _EXPOSURE), ids).view(-1, 1, 1, 1)
             gain = 1 + self.augmentation.contrast * _symmetric_uniform(draws)
             scale, offset = scale * gain, offset * gain + self.augmentation.brightness * _symmetric_uniform(draws >> 24)
-        normalised = torch.addcmul(offset, images, scale)
+        return Draws(scale, offset, moves)
+
+    def apply(self, images: torch.Tensor, draws: Draws) -> torch.Tensor:
+        """uint8 [n, C, H, W] -> float32 [n, C, H, W]."""
+        if draws.moves is not None:
+            images = self._move_pixels(images, draws.moves)
+        normalised = torch.addcmul(draws.offset, images, draws.scale)
         return normalised.contiguous(memory_format=torch.channels_last) if self.channels_last else normalised
 
     @cached_property
@@ -111,23 +150,29 @@ class ImageTransform:
 
     @cached_property
     def _symmetry_table(self) -> torch.Tensor:
-        return torch.tensor(self.augmentation.symmetries, device=self.device)
+        return torch.tensor(self.augmentation.symmetries, dtype=torch.int64, device=self.device)
 
-    def _move_pixels(self, images: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
-        """Every pixel's source is computed per sample, then all move in one gather."""
+    def _move_pixels(self, images: torch.Tensor, moves: torch.Tensor) -> torch.Tensor:
+        """The source of every pixel is looked up per sample, then all move in one gather."""
         count, channels, height, width = images.shape
-        span = 2 * self.augmentation.shift_px + 1
-        down = (draws >> 8) % span - self.augmentation.shift_px
-        right = (draws >> 32) % span - self.augmentation.shift_px
-        transpose, top_bottom, left_right = self._symmetry_table[draws % len(self._symmetry_table)].unbind(1)
-        rows = _source_positions(height, down, top_bottom)
-        columns = _source_positions(width, right, left_right)
-        upright = rows[:, :, None] * width + columns[:, None, :]
-        if self._symmetry_table[:, 0].any():
-            turned = rows[:, None, :] * width + columns[:, :, None]
-            upright = torch.where(transpose[:, None, None], turned, upright)
-        source = upright.view(count, 1, height * width).expand(-1, channels, -1)
+        row_table, column_table = self._source_tables(height, width)
+        rows, columns, transpose = moves.unbind(1)
+        source = row_table[rows][:, :, None] + column_table[columns][:, None, :]
+        if any(transposes for transposes, _, _ in self.augmentation.symmetries):
+            source = torch.where(transpose[:, None, None] == 1, source.transpose(1, 2), source)
+        source = source.reshape(count, 1, height * width).expand(-1, channels, -1)
         return images.reshape(count, channels, height * width).gather(2, source).view(images.shape)
+
+    def _source_tables(self, height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Where each row (times width) and each column comes from, for every shift with and without a flip."""
+        if (height, width) not in self._tables:
+            rows, columns = (_source_positions(size, self.augmentation.shift_px) for size in (height, width))
+            self._tables[height, width] = (rows * width).to(self.device), columns.to(self.device)
+        return self._tables[height, width]
+
+    @cached_property
+    def _tables(self) -> dict[tuple[int, int], tuple[torch.Tensor, torch.Tensor]]:
+        return {}
 
 
 def _symmetric_uniform(draws: torch.Tensor) -> torch.Tensor:
@@ -135,9 +180,10 @@ def _symmetric_uniform(draws: torch.Tensor) -> torch.Tensor:
     return (draws & 0xFFFFFF).float() * 2**-23 - 1
 
 
-def _source_positions(size: int, shift: torch.Tensor, flip: torch.Tensor) -> torch.Tensor:
-    """Where each of `size` positions comes from, per sample: int64 [n, size], the border reflected."""
-    positions = torch.arange(size, device=shift.device)
-    positions = torch.where(flip[:, None], size - 1 - positions, positions) + shift[:, None]
-    positions = positions.abs()
+def _source_positions(size: int, shift_px: int) -> torch.Tensor:
+    """int64 [2 * (2 * shift_px + 1), size]: sources for each shift, without and with a flip; the border reflects."""
+    shifts = torch.arange(-shift_px, shift_px + 1).repeat_interleave(2)[:, None]
+    straight = torch.arange(size)
+    flips = torch.arange(len(shifts))[:, None] % 2 == 1
+    positions = (torch.where(flips, size - 1 - straight, straight) + shifts).abs()
     return (size - 1) - ((size - 1) - positions).abs()
