@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from disttrain.checkpoint import Snapshot, save_checkpoint
 from disttrain.comm.ddp import DdpComm
@@ -49,7 +48,7 @@ class RunHooks:
         self._line_time = time.monotonic()
         self._stop_request, self.stopping = stop_request, False
 
-    def log(self, position: Position, tally: Tally, model: nn.Module) -> None:
+    def log(self, position: Position, tally: Tally) -> None:
         """A line in `metrics.jsonl` every so many steps, at the end of an epoch and at the end."""
         step = position.step
         due = step % self.config.train.log_every_steps == 0 or position.step_in_epoch == 0 or step == self.total_steps

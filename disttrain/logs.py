@@ -59,7 +59,7 @@ class RankLogging:
         self._thread: threading.Thread | None = None
         # A connection of its own: a wait on the store elsewhere must not hold up a log line.
         self._store = store.clone() if hasattr(store, "clone") else store
-        log.setLevel(logging.INFO)
+        log.setLevel(logging.DEBUG)  # the rank's own file has everything
         log.propagate = False
         self._console = _Console(logging.WARNING if quiet else logging.INFO)
         if rank == 0:

@@ -54,7 +54,7 @@ class Parts:
 class Hooks(Protocol):
     """What happens around the steps. Each is called on every rank, with the step just finished."""
 
-    def log(self, position: Position, tally: Tally, model: nn.Module) -> None: ...
+    def log(self, position: Position, tally: Tally) -> None: ...
 
     def evaluate(self, position: Position) -> None: ...
 
@@ -72,7 +72,7 @@ def train(parts: Parts, position: Position, total_steps: int, hooks: Hooks) -> N
         for batch in parts.pipeline.epoch(position.epoch, position.step_in_epoch):
             train_step(parts, batch, position.step, tally)
             position.advance(steps_per_epoch)
-            hooks.log(position, tally, parts.model)
+            hooks.log(position, tally)
             if position.step_in_epoch == 0:
                 hooks.evaluate(position)
             hooks.save(position)

@@ -82,24 +82,9 @@ def _train(
 ) -> dict[str, Any]:
     config, plan, splits = request.config, prepared.plan, prepared.dataset.splits
     model = _place_model(config, prepared.model, comm)
-    wrapped = comm.wrap(model)  # from here on all ranks have rank zero's weights
-    average = WeightAverage(model, config.train.ema_decay) if config.train.ema_decay else None
     total_steps = min(config.train.epochs * plan.steps_per_epoch, config.train.max_steps or sys.maxsize)
-    parts = Parts(
-        model=wrapped,
-        optimizer=build_optimizer(config.optim, model),
-        schedule=build_schedule(config.optim, plan.global_batch_size, total_steps),
-        precision=Precision(config.train.precision, comm.device),
-        comm=comm,
-        pipeline=TrainPipeline(
-            prepared.samples, splits["train"], plan, env.rank, config.train.seed, config.model.sync_batchnorm
-        ),
-        loss=build_loss(config.train.label_smoothing, request.loss),
-        average=average,
-        clip_norm=config.optim.clip_norm,
-        log_every_steps=config.train.log_every_steps,
-        seed=config.train.seed,
-    )
+    parts = _build_parts(request, prepared, comm, model, total_steps)
+    average = parts.average
 
     def final_weights() -> contextlib.AbstractContextManager[None]:
         return average.applied() if average else contextlib.nullcontext()
@@ -165,6 +150,25 @@ def _train(
         hooks.close(state, position)
     comm.barrier()
     return result
+
+
+def _build_parts(request: Request, prepared: Prepared, comm: DdpComm, model: nn.Module, total_steps: int) -> Parts:
+    config, plan, ids = request.config, prepared.plan, prepared.dataset.splits["train"]
+    seed = config.train.seed
+    wrapped = comm.wrap(model)  # from here on all ranks have rank zero's weights
+    return Parts(
+        model=wrapped,
+        optimizer=build_optimizer(config.optim, model),
+        schedule=build_schedule(config.optim, plan.global_batch_size, total_steps),
+        precision=Precision(config.train.precision, comm.device),
+        comm=comm,
+        pipeline=TrainPipeline(prepared.samples, ids, plan, comm.rank, seed, config.model.sync_batchnorm),
+        loss=build_loss(config.train.label_smoothing, request.loss),
+        average=WeightAverage(model, config.train.ema_decay) if config.train.ema_decay else None,
+        clip_norm=config.optim.clip_norm,
+        log_every_steps=config.train.log_every_steps,
+        seed=seed,
+    )
 
 
 def _place_model(config: Config, model: nn.Module, comm: DdpComm) -> nn.Module:

@@ -108,7 +108,7 @@ class Recorder:
     def _note(self, what: str, position: Position) -> None:
         self.calls.append((what, position.step, position.epoch, position.step_in_epoch))
 
-    def log(self, position: Position, tally: Tally, model: nn.Module) -> None:
+    def log(self, position: Position, tally: Tally) -> None:
         self._note("log", position)
 
     def evaluate(self, position: Position) -> None:

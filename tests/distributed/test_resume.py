@@ -1,0 +1,125 @@
+"""A run that was killed or asked to stop goes on with the same command, and ends with the same bits."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from .commands import DISTTRAIN, REPOSITORY, Commands, Running
+from .pool import relative_difference
+
+STEPS = 24
+CONFIG = [
+    str(REPOSITORY / "configs/synthetic_planes.yaml"),
+    "data.kwargs={count: 400}",
+    "data.shift_px=1",
+    "model.kwargs={width: 8}",
+    "model.dropout=0.2",
+    "batch.global_batch_size=33",
+    "batch.micro_batch_size=6",
+    "train.log_every_steps=2",
+    "checkpoint.every_steps=4",
+    f"train.max_steps={STEPS}",
+]
+
+
+def command(run_dir: Path, workers: int, *more: str) -> list[str]:
+    return [*DISTTRAIN, "train", *CONFIG, *more, "--workers", str(workers), "--run-dir", str(run_dir)]
+
+
+def sha256(run_dir: Path) -> str:
+    return str(json.loads((run_dir / "result.json").read_text())["weights_sha256"])
+
+
+def uninterrupted(commands: Commands, workers: int, more: Sequence[str]) -> Path:
+    run_dir = commands.folder / "whole"
+    commands.succeed(command(run_dir, workers, *more))
+    return run_dir
+
+
+def stop_after_first_checkpoint(commands: Commands, argv: list[str], run_dir: Path, number: int) -> Running:
+    """Start, wait for a checkpoint, and send the signal to one rank."""
+    running = commands.start(argv)
+    latest = run_dir / "checkpoints/latest"
+    running.poll(latest.exists, "a checkpoint")
+    ranks = [pid for pid, line in running.processes().items() if "-u -m disttrain" in line]
+    os.kill(max(ranks), number)
+    return running
+
+
+@pytest.mark.parametrize(
+    ("workers", "more"),
+    [(2, ["optim.name=sgd", "train.precision=bf16"]), (3, [])],
+    ids=["2_ranks_sgd_bf16", "3_ranks_adamw_fp32"],
+)
+def test_resume_after_a_kill_gives_the_same_bits_as_no_interruption(
+    commands: Commands, workers: int, more: list[str]
+) -> None:
+    whole, run_dir = uninterrupted(commands, workers, more), commands.folder / "killed"
+    argv = command(run_dir, workers, *more)
+    ended = stop_after_first_checkpoint(commands, argv, run_dir, signal.SIGKILL).wait()
+    assert ended.code == 144
+    resumed = commands.succeed(argv)
+    assert "goes on from step" in resumed.stderr
+    assert sha256(run_dir) == sha256(whole)
+    steps = [json.loads(line)["step"] for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    assert sorted(set(steps)) == sorted({int(json.loads(one)["step"]) for one in lines_of(whole)})
+    assert json.loads((run_dir / "result.json").read_text())["restarts"] == 1
+
+
+def lines_of(run_dir: Path) -> list[str]:
+    return (run_dir / "metrics.jsonl").read_text().splitlines()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2], ids=lambda one: one.name)
+def test_a_signal_to_one_rank_saves_and_ends_all_with_143_and_the_same_command_goes_on(
+    commands: Commands, number: signal.Signals
+) -> None:
+    whole, run_dir = uninterrupted(commands, 2, ["train.max_steps=60"]), commands.folder / "asked"
+    argv = command(run_dir, 2, "train.max_steps=60")
+    ended = stop_after_first_checkpoint(commands, argv, run_dir, number).wait()
+    assert ended.code == 143
+    assert ended.stderr.count("asked to stop: the checkpoint of step") == 1
+    stopped = json.loads((run_dir / "status.json").read_text())
+    assert stopped["state"] == "stopped"
+    assert (run_dir / f"checkpoints/step_{stopped['step']:08d}").is_dir()
+    assert f"goes on from step {stopped['step']} of 60" in commands.succeed(argv).stderr
+    assert sha256(run_dir) == sha256(whole)
+
+
+def test_a_run_goes_on_with_another_number_of_workers_to_the_same_weights(commands: Commands) -> None:
+    whole, run_dir = uninterrupted(commands, 3, ["model.dropout=0.0"]), commands.folder / "fewer"
+    ended = stop_after_first_checkpoint(commands, command(run_dir, 3, "model.dropout=0.0"), run_dir, signal.SIGKILL)
+    assert ended.wait().code == 144
+    commands.succeed(command(run_dir, 2, "model.dropout=0.0"))
+    weights = [load_file(one / "model/model.safetensors") for one in (run_dir, whole)]
+    assert relative_difference(*weights) < 1e-5
+
+
+def test_a_damaged_checkpoint_is_refused_by_name_and_training_goes_on_from_the_one_before(commands: Commands) -> None:
+    whole, run_dir = uninterrupted(commands, 2, []), commands.folder / "damaged"
+    argv = command(run_dir, 2)
+    commands.succeed(argv)
+    (run_dir / "result.json").unlink()  # as if the run had been killed right after its last checkpoint
+    tensors = run_dir / f"checkpoints/step_{STEPS:08d}/tensors.safetensors"
+    content = bytearray(tensors.read_bytes())
+    content[len(content) // 2] ^= 1
+    tensors.write_bytes(content)
+    resumed = commands.succeed(argv)
+    assert f"step_{STEPS:08d} is refused: tensors.safetensors is not what was written" in resumed.stderr
+    assert f"goes on from step {STEPS - 4} of {STEPS}" in resumed.stderr
+    assert sha256(run_dir) == sha256(whole)
+
+
+def test_a_finished_run_is_not_trained_again(commands: Commands) -> None:
+    run_dir = uninterrupted(commands, 2, [])
+    before = (run_dir / "result.json").read_text()
+    again = commands.succeed(command(run_dir, 2))
+    assert "has finished already" in again.stderr
+    assert (run_dir / "result.json").read_text() == before
