@@ -1,6 +1,6 @@
 """The picture in the README: curves, confusion matrix and mistakes of a run on PlanesNet-like chips.
 
-    python docs/training_picture.py RUN_DIR OUTPUT.png      (needs matplotlib)
+python docs/training_picture.py RUN_DIR OUTPUT.png      (needs matplotlib)
 """
 
 from __future__ import annotations
