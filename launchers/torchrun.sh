@@ -8,4 +8,5 @@
 #
 # In a PyTorchJob or TrainJob the PET_* variables take the place of the options.
 set -euo pipefail
-exec "${PYTHON:-python3}" -m disttrain.launch "$@"
+. "$(dirname "${BASH_SOURCE[0]}")/python.sh"
+exec "$PYTHON" -m disttrain.launch "$@"

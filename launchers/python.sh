@@ -1,0 +1,15 @@
+# Sourced by the launchers: sets PYTHON to an interpreter that has disttrain. Yours if you set it, else the one on the
+# PATH, else the one that `make setup` made.
+if [ -z "${PYTHON:-}" ]; then
+    made="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)/.venv/bin/python"
+    has='import importlib.util as u, sys; sys.exit(not (u.find_spec("torch") and u.find_spec("disttrain")))'
+    if python3 -c "$has" 2>/dev/null; then
+        PYTHON=python3
+    elif [ -x "$made" ]; then
+        PYTHON=$made
+    else
+        echo "disttrain: error: python3 on the PATH has no torch and disttrain, and there is no .venv. Run make setup," \
+            "activate your environment, or set PYTHON." >&2
+        exit 2
+    fi
+fi
