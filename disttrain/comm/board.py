@@ -196,6 +196,8 @@ def describe_failure(error: BaseException, rank: int) -> Failure:
     if isinstance(error, DistError) or (isinstance(error, RuntimeError) and _speaks_of_peers(str(error))):
         first_line = text.splitlines()[0]
         return Failure(rank, host, PeerLostError.exit_code, f"lost the connection to a peer ({first_line})")
+    if isinstance(error, BrokenPipeError):  # `disttrain predict ... | head`
+        return Failure(rank, host, 1, "standard output was closed by its reader before all results were written")
     if isinstance(error, KeyboardInterrupt):
         return Failure(rank, host, 130, "interrupted")
     return Failure(rank, host, 1, f"{text}\n{''.join(traceback.format_exception(error)).rstrip()}")

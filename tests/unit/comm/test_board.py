@@ -226,6 +226,11 @@ def test_ranks_that_only_lost_a_peer_say_nothing_once_the_cause_is_known() -> No
         (RuntimeError("[../gloo/transport] Connection closed by peer [::1]:5"), 144, "lost the connection to a peer"),
         (RuntimeError("NCCL error: remote process exited"), 144, "lost the connection to a peer"),
         (KeyboardInterrupt(), 130, "interrupted"),
+        (
+            BrokenPipeError(32, "Broken pipe"),
+            1,
+            "standard output was closed by its reader before all results were written",
+        ),
         (RuntimeError("mat1 and mat2 shapes"), 1, "RuntimeError: mat1 and mat2 shapes"),
     ],
 )
