@@ -52,7 +52,7 @@ class Board:
 
     def __init__(self, env: RankEnv, timeout_s: float) -> None:
         """Connect to the store. Raises ConfigError (its port is in use) or PeerLostError (nobody answers)."""
-        self.env, self.timeout_s, self._sent = env, timeout_s, 0
+        self.env, self._sent = env, 0
         run = f"disttrain/{env.run_id}/{env.restart_count}"
         _boards_made[run] += 1  # a program may train twice: each time on a board without the notices of the last
         prefix = f"{run}/{_boards_made[run]}"
