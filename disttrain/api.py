@@ -11,7 +11,7 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import nn
 
-from disttrain.comm.board import Board, RanksFailed, describe_failure, render_failures
+from disttrain.comm.board import Board, RanksFailed
 from disttrain.config import build_config
 from disttrain.data.base import Dataset, MapDataset
 from disttrain.data.open import dataset_from_maps
@@ -74,16 +74,12 @@ def _one_report(env: RankEnv, timeout_s: float, quiet: bool) -> Iterator[tuple[B
     logging = RankLogging(board.store, env.rank, env.world_size, quiet)
     try:
         yield board, logging
-    except RanksFailed as failed:
-        if env.is_rank_zero:
-            raise
-        raise SystemExit(failed.exit_code) from None
     except Exception as error:
-        if board.post(describe_failure(error, env.rank)) > 1:
-            raise SystemExit(board.failures()[0].exit_code) from None
-        failures = board.gathered_failures()
-        if isinstance(error, DisttrainError) and env.world_size > 1:
-            raise type(error)(render_failures(failures, env.world_size)) from error
+        exit_code, message = board.settle_failure(error)
+        if message is None:
+            raise SystemExit(exit_code) from None
+        if isinstance(error, DisttrainError) and not isinstance(error, RanksFailed) and env.world_size > 1:
+            raise type(error)(message) from error
         raise
     finally:
         logging.close()

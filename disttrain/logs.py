@@ -48,7 +48,7 @@ class _Forward(logging.Handler):
 
 
 class RankLogging:
-    """Logging of one rank, from `start` to `close`."""
+    """Logging of one rank, until `close`."""
 
     def __init__(self, store: Store, rank: int, world_size: int, quiet: bool) -> None:
         self.rank, self.world_size = rank, world_size

@@ -11,7 +11,6 @@ import glob
 import io
 import json
 import sys
-import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +30,7 @@ from disttrain.evaluate import averaged_outputs
 from disttrain.launch_env import RankEnv
 from disttrain.logs import log
 from disttrain.models.directory import ModelSpec, load_model_dir
+from disttrain.rundir import replacing
 
 _BATCH_SIZE = 512
 _PIECE = 1 << 20  # characters that travel to rank zero at once
@@ -107,16 +107,11 @@ def _open_output(output: str | None) -> Iterator[TextIO]:
     if output is None:
         yield sys.stdout
         return
-    target = Path(output)
-    beside = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
     try:
-        with beside.open("w", encoding="utf-8", newline="") as file:
+        with replacing(Path(output)) as file:
             yield file
-        beside.replace(target)
     except OSError as error:
         raise DataError(f"--output {output} cannot be written: {error.strerror}.") from None
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 class _Sender(contextlib.AbstractContextManager["_Sender"]):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from disttrain.config import Config, build_config, config_differences, render_yaml
 from disttrain.errors import ConfigError
@@ -22,14 +24,23 @@ _FREE_FIELDS = ("batch.eval_batch_size", "checkpoint.", "comm.timeout_s", "data.
                 "train.log_every_steps")  # fmt: skip
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Replace a file by a whole new one: a reader sees the old text or the new, never a part."""
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[TextIO]:
+    """A file to write that takes the place of `path` once it is complete: a reader sees the old text or the new, never
+    a part, and after an exception the old one is still there."""
     beside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:
-        beside.write_text(text, encoding="utf-8")
+        with beside.open("w", encoding="utf-8", newline="") as file:
+            yield file
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace a file by a whole new one with this text."""
+    with replacing(path) as file:
+        file.write(text)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import signal
 import sys
 from collections.abc import Callable
 from typing import Any
 
-from torch.distributed import DistError
-
-from disttrain.comm.board import Board, RanksFailed, describe_failure, render_failures
+from disttrain.comm.board import Board
 from disttrain.errors import DisttrainError
 from disttrain.launch_env import RankEnv
 from disttrain.logs import RankLogging, log
@@ -38,37 +35,17 @@ def run_rank(env: RankEnv, timeout_s: float, quiet: bool, body: Callable[[Board,
     try:
         body(board, logging)
         return 0
-    except RanksFailed as failed:
-        if env.is_rank_zero:
-            logging.flush()
-            say_error(str(failed))
-            board.reported()
-        else:
-            board.await_report()
-        return failed.exit_code
     except BaseException as error:
         log.debug("this rank failed", exc_info=error)
-        return _report(board, logging, error)
+        exit_code, message = board.settle_failure(error)
+        if message is not None:
+            logging.flush()
+            say_error(message)
+            board.reported()
+        return exit_code
     finally:
         logging.close()
-        with contextlib.suppress(DistError):  # the rank that hosts the store has gone first
-            board.close()
-
-
-def _report(board: Board, logging: RankLogging, error: BaseException) -> int:
-    """Say why this rank fails, unless another rank has said first why all of them do."""
-    failure = describe_failure(error, board.env.rank)
-    try:
-        if board.post(failure) > 1:
-            board.await_report()
-            return board.failures()[0].exit_code
-        failures = board.gathered_failures()
-    except DistError:  # the rank that hosted the store is the one that was lost
-        failures = [failure]
-    logging.flush()
-    say_error(render_failures(failures, board.env.world_size))
-    board.reported()
-    return failures[0].exit_code
+        board.close()
 
 
 def _die_with_parent() -> None:

@@ -152,13 +152,31 @@ class Board:
             time.sleep(0.02)
         return self.failures()
 
+    def settle_failure(self, error: BaseException) -> tuple[int, str | None]:
+        """The job's exit code, and what to tell the user: None where another rank tells, and by now has."""
+        if isinstance(error, RanksFailed):
+            if self.env.is_rank_zero:
+                return error.exit_code, str(error)
+            self.await_report()
+            return error.exit_code, None
+        failure = describe_failure(error, self.env.rank)
+        try:
+            if self.post(failure) > 1:
+                self.await_report()
+                return self.failures()[0].exit_code, None
+            failures = self.gathered_failures()
+        except DistError:  # the rank that hosted the store is the one that was lost
+            failures = [failure]
+        return failures[0].exit_code, render_failures(failures, self.env.world_size)
+
     def close(self) -> None:
         """Leave. A rank zero that hosts the store stays until the others have read what they wanted, 5 s at most."""
-        gone = self.store.add("gone", 1)
-        deadline = time.monotonic() + 5
-        while self.env.is_rank_zero and gone < self.env.world_size and time.monotonic() < deadline:
-            time.sleep(0.01)
-            gone = self.store.add("gone", 0)
+        with contextlib.suppress(DistError):  # the rank that hosts the store has gone first
+            gone = self.store.add("gone", 1)
+            deadline = time.monotonic() + 5
+            while self.env.is_rank_zero and gone < self.env.world_size and time.monotonic() < deadline:
+                time.sleep(0.01)
+                gone = self.store.add("gone", 0)
 
     def _append(self, name: str, failure: Failure) -> int:
         index = self.store.add(f"{name}/reserved", 1) - 1
