@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DATA ?=
 RUN_DIR ?= runs/make-train
 
-.PHONY: setup train test check bench clean
+.PHONY: setup horovod train test check bench chaos clean
 
 setup: $(VENV)/ready
 
@@ -13,6 +13,10 @@ $(VENV)/ready: setup.cfg pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --editable '.[test,dev]'
 	touch $@
+
+# Horovod, built from source for the torch in the environment: some minutes the first time, seconds after that.
+horovod: setup
+	PYTHON=$(BIN)/python launchers/install_horovod.sh
 
 # The PlanesNet CNN on 2 workers: on drawn chips, or on real ones with DATA=planesnet.zip (or a folder, or planesnet.json).
 train: setup
@@ -24,6 +28,7 @@ endif
 
 test: setup check
 	tests/system_packages.sh
+	! tests/system_packages.sh --has-horovods || $(MAKE) --no-print-directory horovod
 	$(BIN)/python -m pytest
 
 check: setup
@@ -31,9 +36,17 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# N trainings that are killed, frozen, cut off and damaged at random: those of the seeds SEED, SEED + 1 ...
+# (without SEED: from the clock). A failing one is run again by `make chaos N=1 SEED=<its seed>`.
+chaos: setup
+	tests/system_packages.sh
+	$(BIN)/python -m tests.chaos $(or $(N),20) $(SEED)
+
 bench: setup
 	$(BIN)/python benchmarks/step_overhead.py
 	$(BIN)/python benchmarks/peers.py
+	$(BIN)/python benchmarks/checkpoint.py
+	$(BIN)/python benchmarks/recovery.py
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -184,7 +184,6 @@ class Ours:
         self.hooks.should_stop = noted
         last = self.position.step + self.parts.pipeline.plan.steps_per_epoch
         train(self.parts, self.position, last, self.hooks)
-        times.append(time.perf_counter())  # `train` does not ask after its last step
 
 
 class ByHand:

@@ -20,6 +20,8 @@ def run() -> None:
         code = main()
     except SystemExit as end:  # argparse: a usage error, or --help
         code = end.code if isinstance(end.code, int) else 0 if end.code is None else 2
+    if (hvd := sys.modules.get("horovod.torch")) and hvd.is_initialized():
+        hvd.shutdown()  # as it would at exit: mpirun takes a rank that has not left MPI for one that was killed
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
         try:

@@ -11,7 +11,8 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import nn
 
-from disttrain.comm.board import Board, RanksFailed
+from disttrain.comm.board import Board
+from disttrain.comm.failures import RanksFailed
 from disttrain.config import build_config
 from disttrain.data.base import Dataset, MapDataset
 from disttrain.data.open import dataset_from_maps
@@ -23,6 +24,8 @@ from disttrain.models.directory import WEIGHTS
 from disttrain.prepare import Request
 from disttrain.run import run_training
 from disttrain.rundir import MODEL
+from disttrain.watchdog import Watchdog
+from disttrain.worker import say_error
 
 
 def fit(
@@ -71,16 +74,19 @@ def fit(
 def _one_report(env: RankEnv, timeout_s: float, quiet: bool) -> Iterator[tuple[Board, RankLogging]]:
     """A board and logging for library use: exceptions reach the caller on the rank that fails first, and only there."""
     board = Board(env, timeout_s)
-    logging = RankLogging(board.store, env.rank, env.world_size, quiet)
-    try:
-        yield board, logging
-    except Exception as error:
-        exit_code, message = board.settle_failure(error)
-        if message is None:
-            raise SystemExit(exit_code) from None
-        if isinstance(error, DisttrainError) and not isinstance(error, RanksFailed) and env.world_size > 1:
-            raise type(error)(message) from error
-        raise
-    finally:
-        logging.close()
-        board.close()
+    logging = RankLogging(board.connect(), env.rank, env.world_size, quiet)
+    with Watchdog(board, say_error) as watchdog:
+        try:
+            yield board, logging
+        except Exception as error:
+            watchdog.leave()
+            exit_code, message = board.settle_failure(error)
+            if message is None:
+                raise SystemExit(exit_code) from None
+            if isinstance(error, DisttrainError) and not isinstance(error, RanksFailed) and env.world_size > 1:
+                raise type(error)(message) from error
+            raise
+        finally:
+            watchdog.leave()
+            logging.close()
+            board.close()

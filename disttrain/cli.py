@@ -29,6 +29,17 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="auto|never|CHECKPOINT",
         help="auto: go on with the run in the directory; never: start anew, moving that aside; or a checkpoint folder",
     )
+    train.add_argument(
+        "--accept-changed-config",
+        action="store_true",
+        help="go on with the run in the directory although the config has changed since",
+    )
+    train.add_argument(
+        "--max-restarts",
+        type=_count,
+        metavar="N",
+        help="start the ranks again, from the last checkpoint, up to N times when one is lost (default: 0)",
+    )
     train.add_argument("--help-config", action="store_true", help="list every config field and exit")
     train.add_argument("--schema", action="store_true", help="print the JSON schema of config files and exit")
 
@@ -70,6 +81,12 @@ def build_parser() -> argparse.ArgumentParser:
             "--allow-code", action="store_true", help="import package.module:function if the model needs it"
         )
     return parser
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 0")
+    return int(text)
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from disttrain.comm.ddp import DdpComm
+from disttrain.comm.base import Comm
 from disttrain.data.pipeline import EvalPipeline
 from disttrain.data.transform import NO_SYMMETRIES, Symmetry, apply_symmetry
 from disttrain.errors import IntegrityError
@@ -54,6 +55,10 @@ class Evaluation:
         }
 
 
+class EvaluationInterrupted(Exception):
+    """The evaluation was given up, on all ranks alike, because the run has been asked to stop."""
+
+
 def averaged_outputs(model: nn.Module, inputs: torch.Tensor, symmetries: tuple[Symmetry, ...]) -> torch.Tensor:
     """The network's outputs; with several symmetries the log of the class probabilities averaged over them [n, K]."""
     if len(symmetries) == 1:
@@ -67,20 +72,29 @@ def evaluate(
     model: nn.Module,
     batches: EvalPipeline,
     loss: LossSum,
-    comm: DdpComm,
+    comm: Comm,
     class_names: tuple[str, ...] = (),
     symmetries: tuple[Symmetry, ...] = NO_SYMMETRIES,
+    interrupted: Callable[[], bool] = lambda: False,
 ) -> Evaluation:
     """Evaluate `model` (not wrapped, in its own precision) on all ranks together; each gets the same result.
 
-    Raises IntegrityError where a sample was not counted exactly once.
+    `interrupted` is asked before each batch, equally often on every rank, and has to answer alike on all. Raises
+    EvaluationInterrupted where it says so, IntegrityError where a sample was not counted exactly once.
     """
     was_training = model.training
     model.eval()
     seen = torch.zeros(len(batches.ids), dtype=torch.int32)
     loss_sum = torch.zeros(1, dtype=torch.float64, device=comm.device)
     confusion = torch.zeros(0, dtype=torch.int64, device=comm.device)
-    for batch in batches:
+    mine = iter(batches)
+    for _ in range(batches.rounds):
+        if interrupted():
+            model.train(was_training)
+            raise EvaluationInterrupted
+        batch = next(mine, None)
+        if batch is None:
+            continue
         outputs = averaged_outputs(model, batch.inputs, symmetries)
         loss_sum += loss(outputs, batch.targets).double()
         seen[np.searchsorted(batches.ids, batch.ids.numpy())] += 1
@@ -101,7 +115,7 @@ def evaluate(
     return Evaluation(len(counted), loss_sum.item() / len(counted), matrix, names)
 
 
-def _reduce_confusion(confusion: torch.Tensor, comm: DdpComm) -> torch.Tensor:
+def _reduce_confusion(confusion: torch.Tensor, comm: Comm) -> torch.Tensor:
     """The sum over ranks, of which those without samples do not know the number of classes."""
     sizes = torch.zeros(comm.world_size, dtype=torch.int64, device=comm.device)
     sizes[comm.rank] = len(confusion)

@@ -37,7 +37,7 @@ def evaluate_model_dir(
     transform = ImageTransform(spec.mean, spec.std, Augmentation(), 0, place) if spec.mean else None
     samples = build_samples(dataset, _data_config(spec, data_path), transform, place, 0)
     ids = _ids(dataset, split)
-    comm = DdpComm(CommConfig(), board.store, env.rank, env.world_size, place)
+    comm = DdpComm(CommConfig(), board.store, env.rank, env.world_size, place, board.ledger)
     try:
         batches = EvalPipeline(samples, ids, _BATCH_SIZE, env.rank, env.world_size)
         result = evaluate(model.to(place), batches, build_loss(), comm, spec.class_names, spec.symmetries)

@@ -3,6 +3,7 @@ give is shown once, with their numbers."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 from torch.distributed import DistError, Store
 from tqdm import tqdm
 
-from disttrain.comm.board import render_ranks
+from disttrain.comm.failures import render_ranks
 
 log = logging.getLogger("disttrain")
 
@@ -47,18 +48,30 @@ class _Forward(logging.Handler):
             pass  # rank zero is gone; the rank's own file has the line
 
 
+class _RankFile(logging.FileHandler):
+    """A rank's own file. A full disk costs its lines, not the run, nor a traceback for each line."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            super().close()
+
+
 class RankLogging:
     """Logging of one rank, until `close`."""
 
     def __init__(self, store: Store, rank: int, world_size: int, quiet: bool) -> None:
+        """`store`: a connection on which nobody waits, so that no log line is held up."""
         self.rank, self.world_size = rank, world_size
         self._handlers: list[logging.Handler] = []
         self._read = 0
         self._waiting: list[tuple[int, str]] = []
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
-        # A connection of its own: a wait on the store elsewhere must not hold up a log line.
-        self._store = store.clone() if hasattr(store, "clone") else store
+        self._store = store
         log.setLevel(logging.DEBUG)  # the rank's own file has everything
         log.propagate = False
         self._console = _Console(logging.WARNING if quiet else logging.INFO)
@@ -81,7 +94,7 @@ class RankLogging:
     def open_file(self, path: Path) -> None:
         """From now on write everything to this rank's own file too."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        handler = logging.FileHandler(path, encoding="utf-8")
+        handler = _RankFile(path, encoding="utf-8")
         handler.setFormatter(logging.Formatter(f"%(asctime)s %(levelname)s rank {self.rank}: %(message)s"))
         self._add(handler)
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import nn
 
-from disttrain.comm.ddp import DdpComm
+from disttrain.comm.base import Comm
 from disttrain.data.pipeline import GlobalBatch, TrainPipeline
 from disttrain.ema import WeightAverage
+from disttrain.ledger import Ledger
 from disttrain.loss import LossSum
 from disttrain.metrics import Tally
 from disttrain.optim import Schedule, set_lr
@@ -42,13 +44,15 @@ class Parts:
     optimizer: torch.optim.Optimizer
     schedule: Schedule
     precision: Precision
-    comm: DdpComm
+    comm: Comm
     pipeline: TrainPipeline
     loss: LossSum
     average: WeightAverage | None
     clip_norm: float | None
-    log_every_steps: int
     seed: int
+    ledger: Ledger
+    remedy: Callable[[Position], None]
+    """Called in place of an update that would have made the weights not finite. Raises DivergedError, or returns."""
 
 
 class Hooks(Protocol):
@@ -58,9 +62,9 @@ class Hooks(Protocol):
 
     def evaluate(self, position: Position) -> None: ...
 
-    def save(self, position: Position) -> None: ...
-
     def should_stop(self, position: Position) -> bool: ...
+
+    def save(self, position: Position) -> None: ...
 
 
 def train(parts: Parts, position: Position, total_steps: int, hooks: Hooks) -> None:
@@ -69,37 +73,54 @@ def train(parts: Parts, position: Position, total_steps: int, hooks: Hooks) -> N
     tally = Tally(parts.comm.device)
     parts.model.train()
     while position.step < total_steps:
+        parts.ledger.enter("data", position.step)
         for batch in parts.pipeline.epoch(position.epoch, position.step_in_epoch):
-            train_step(parts, batch, position.step, tally)
+            if not train_step(parts, batch, position.step, tally):
+                parts.remedy(position)
             position.advance(steps_per_epoch)
             hooks.log(position, tally)
             if position.step_in_epoch == 0:
                 hooks.evaluate(position)
+            stops = hooks.should_stop(position)
             hooks.save(position)
-            if position.step == total_steps or hooks.should_stop(position):
+            if stops or position.step == total_steps:
                 return
+            parts.ledger.enter("data", position.step)
 
 
-def train_step(parts: Parts, batch: GlobalBatch, step: int, tally: Tally) -> None:
-    """One optimizer step on this rank's part of a global batch."""
-    comm, precision, model, optimizer = parts.comm, parts.precision, parts.model, parts.optimizer
+def train_step(parts: Parts, batch: GlobalBatch, step: int, tally: Tally) -> bool:
+    """One optimizer step on this rank's part of a global batch.
+
+    Returns False, on every rank alike, where a loss or a gradient was not finite: then the weights are as before.
+    """
+    comm, precision, model, optimizer, ledger = parts.comm, parts.precision, parts.model, parts.optimizer, parts.ledger
     seed_step(parts.seed, step, comm.rank)
     set_lr(optimizer, parts.schedule(step))
-    # The mean over ranks that DDP takes, times world_size / count, is the sum over samples / count of samples:
+    # The mean over ranks that the backend takes, times world_size / count, is the sum over samples / count of samples:
     # right also where ranks hold unequal shares.
     scale = comm.world_size / batch.count
     for micro_step, micro in enumerate(batch.micro_batches, start=1):
+        ledger.enter("forward")
         is_last = micro_step == batch.micro_steps
         with contextlib.nullcontext() if is_last else comm.no_sync(model):
             with precision.autocast():
                 outputs = model(micro.inputs)
                 loss_sum = parts.loss(outputs, micro.targets)
-            precision.backward(loss_sum * (scale * micro.weight))
+            ledger.enter("backward")
+            # 0 x loss is NaN where the loss is not finite: with the gradients it reaches every rank.
+            precision.backward(loss_sum * (loss_sum.detach() * 0 + scale * micro.weight))
         if micro.weight:
             tally.add(outputs, micro.targets, loss_sum)
-    if parts.clip_norm is not None or (step + 1) % parts.log_every_steps == 0:
-        tally.grad_norm = precision.clip(optimizer, model, parts.clip_norm)
-    precision.step(optimizer)
+        ledger.enter("data")
+    comm.wait_grads()
+    ledger.enter("optimizer")
+    tally.grad_norm = precision.clip(optimizer, parts.clip_norm)
+    is_finite = precision.step(optimizer, tally.grad_norm)
     optimizer.zero_grad(set_to_none=True)
+    if not is_finite:
+        tally.take_back()
+        return False
+    tally.confirm()
     if parts.average is not None:
         parts.average.update(step)
+    return True

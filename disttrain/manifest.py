@@ -29,6 +29,7 @@ def record_start(
         "world_size": env.world_size,
         "restart_count": env.restart_count,
         "launcher": env.launcher,
+        "job": env.job_id,
         "host": socket.gethostname(),
         "device": _device_name(device),
         "git_commit": _git_commit(),
@@ -42,6 +43,12 @@ def record_start(
     starts = [*_earlier_starts(run_dir), start]
     write_json(run_dir / MANIFEST, {"data_fingerprint": prepared.dataset.fingerprint, **start, "starts": starts})
     return starts
+
+
+def was_started_by(run_dir: Path, job_id: str) -> bool:
+    """Whether the run in the folder is one that this job has begun, before it lost a rank."""
+    starts = _earlier_starts(run_dir)
+    return bool(job_id and starts) and starts[-1].get("job") == job_id
 
 
 def _earlier_starts(run_dir: Path) -> list[dict[str, Any]]:

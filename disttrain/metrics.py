@@ -11,9 +11,10 @@ from typing import Any
 
 import torch
 
+from disttrain.logs import log
 from disttrain.rundir import write_atomically
 
-_KEPT_VALUES = 1 << 16  # outputs of a micro-batch up to this many values are kept until a line is due
+_KEPT_VALUES = 1 << 16  # outputs of a step up to this many values are kept until a line is due
 
 
 class Tally:
@@ -26,13 +27,23 @@ class Tally:
         self._sums = torch.zeros(3, dtype=torch.float64, device=device)
         self.classifies = False
         self._kept: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+        self._of_step: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
         self.grad_norm: torch.Tensor | None = None
 
     def add(self, outputs: torch.Tensor, targets: torch.Tensor, loss_sum: torch.Tensor) -> None:
-        """Count one micro-batch: its outputs, its targets [n] and the sum of its losses."""
-        self._kept.append((outputs.detach(), targets, loss_sum.detach()))
-        if outputs.numel() > _KEPT_VALUES:
+        """One micro-batch of the step at hand: its outputs, its targets [n] and the sum of its losses."""
+        self._of_step.append((outputs.detach(), targets, loss_sum.detach()))
+
+    def confirm(self) -> None:
+        """Count the micro-batches of the step."""
+        self._kept += self._of_step
+        if sum(outputs.numel() for outputs, _, _ in self._of_step) > _KEPT_VALUES:
             self._count()
+        self._of_step.clear()
+
+    def take_back(self) -> None:
+        """Forget the micro-batches of the step: they changed nothing."""
+        self._of_step.clear()
 
     def _count(self) -> None:
         if not self._kept:
@@ -59,22 +70,37 @@ def counts_as_classification(outputs: torch.Tensor, targets: torch.Tensor) -> bo
 
 
 class MetricsFile:
-    """`metrics.jsonl`: one JSON object a line, written whole at once."""
+    """`metrics.jsonl`: one JSON object a line. Lines that the disk does not take are kept until it does."""
 
     def __init__(self, path: Path, first_step: int) -> None:
         """Open for the steps after `first_step`: lines of later ones, from a run that was cut off, are dropped."""
+        self._path, self._waiting, self._warned = path, b"", False
         if path.exists():
             write_atomically(path, "".join(_lines_up_to(path, first_step)))
-        self._file = path.open("a", buffering=1, encoding="utf-8")
+        self._file = path.open("ab", buffering=0)
 
     def write(self, **values: Any) -> None:
         """Append one line. Values that are not finite become null: JSON has no word for them."""
         rounded = {key: _plain(value) for key, value in values.items()}
-        self._file.write(json.dumps({"time": round(time.time(), 3), **rounded}) + "\n")
+        self._waiting += json.dumps({"time": round(time.time(), 3), **rounded}).encode() + b"\n"
+        try:
+            self._flush()
+        except OSError as error:
+            if not self._warned:
+                log.warning("%s cannot be written (%s); its lines are kept for later.", self._path, error.strerror)
+            self._warned = True
+
+    def _flush(self) -> None:
+        while self._waiting:
+            self._waiting = self._waiting[self._file.write(self._waiting) :]
 
     def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        """Close the file. Raises OSError where lines are left that it does not take."""
+        with self._file:
+            try:
+                self._flush()
+            except OSError as error:
+                raise OSError(error.errno, error.strerror, str(self._path)) from None
 
 
 def _lines_up_to(path: Path, step: int) -> Iterator[str]:

@@ -27,20 +27,29 @@ class Precision:
         """Backward of the loss, scaled where gradients would otherwise vanish in fp16."""
         (self.scaler.scale(loss) if self.scaler else loss).backward()
 
-    def clip(self, optimizer: torch.optim.Optimizer, model: nn.Module, max_norm: float | None) -> torch.Tensor:
+    def clip(self, optimizer: torch.optim.Optimizer, max_norm: float | None) -> torch.Tensor:
         """The norm of the whole gradient before clipping (a scalar tensor); clips to `max_norm` where one is given."""
         if self.scaler:
             self.scaler.unscale_(optimizer)
-        parameters = [parameter for parameter in model.parameters() if parameter.grad is not None]
-        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        # Not `model.parameters()`: to walk through the modules takes longer than the norm does.
+        parameters = [one for group in optimizer.param_groups for one in group["params"] if one.grad is not None]
+        norm = nn.utils.get_total_norm([one.grad for one in parameters])
         if max_norm is not None:
             nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
         return norm
 
-    def step(self, optimizer: torch.optim.Optimizer) -> None:
-        """The optimizer's step. In fp16 it is left out where a gradient overflowed, on every rank alike."""
-        if self.scaler:
-            self.scaler.step(optimizer)
-            self.scaler.update()
-        else:
-            optimizer.step()
+    def step(self, optimizer: torch.optim.Optimizer, norm: torch.Tensor) -> bool:
+        """The optimizer's step, left out on every rank alike where the gradient's norm is not finite.
+
+        Returns whether all is well. In fp16 a gradient may overflow: the scale is halved then and nothing is wrong,
+        as long as there is a scale to halve.
+        """
+        is_finite = bool(norm.isfinite())
+        if self.scaler is None:
+            if is_finite:
+                optimizer.step()
+            return is_finite
+        has_scale_left = is_finite or self.scaler.get_scale() > 1
+        self.scaler.step(optimizer)
+        self.scaler.update()
+        return has_scale_left

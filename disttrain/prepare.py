@@ -39,6 +39,8 @@ class Request:
     dataset: Callable[[], Dataset] | None = None
     """Opens the user's own data; else `config.data` names it."""
     loss: UserLoss | None = None
+    accept_changes: bool = False
+    """Go on with the run directory's checkpoint although the config has changed."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class Prepared:
 def prepare(request: Request, env: RankEnv, device: torch.device) -> Prepared:
     """Open the data, check every number, build the network. Raises the error that the user should see."""
     config = request.config
-    check_run_dir(request.run_dir, config, request.resume)
+    check_run_dir(request.run_dir, config, request.resume, request.accept_changes)
     dataset = request.dataset() if request.dataset else open_dataset(config.data, verify=env.local_rank == 0)
     if dataset.labels is not None:
         check_training_split(config.data, dataset.labels, dataset.class_names, dataset.splits["train"])

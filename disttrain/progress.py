@@ -52,10 +52,13 @@ class Progress:
         """Replace `status.json`."""
         self._last_status = time.monotonic()
         eta_s = round(self._eta_s(step), 1) if state == "training" else 0.0
-        write_json(
-            self._status_file,
-            {"state": state, "step": step, "total_steps": self._total, "eta_s": eta_s, "updated": time.time()},
-        )
+        try:
+            write_json(
+                self._status_file,
+                {"state": state, "step": step, "total_steps": self._total, "eta_s": eta_s, "updated": time.time()},
+            )
+        except OSError as error:  # training goes on without it
+            log.debug("%s cannot be written: %s", self._status_file, error)
 
     def close(self) -> None:
         """Leave the bar as it is."""

@@ -3,199 +3,215 @@
 from __future__ import annotations
 
 import contextlib
-import sys
+import dataclasses
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
-from disttrain.checkpoint import Snapshot, find_checkpoint, load_checkpoint
+from disttrain.assemble import backward_once, build_parts, describe, place_model, total_steps_of
+from disttrain.checkpoint import CheckpointWriter, Snapshot, find_checkpoint, load_checkpoint
+from disttrain.comm.base import Comm
 from disttrain.comm.board import Board
-from disttrain.comm.ddp import DdpComm
-from disttrain.config import Config
-from disttrain.data.pipeline import EvalPipeline, TrainPipeline
+from disttrain.comm.build import build_comm
+from disttrain.data.pipeline import EvalPipeline
 from disttrain.device import pick_device
-from disttrain.ema import WeightAverage
-from disttrain.errors import Preempted
-from disttrain.evaluate import Evaluation, evaluate
-from disttrain.hooks import RunHooks
+from disttrain.errors import DivergedError, Preempted
+from disttrain.evaluate import Evaluation, EvaluationInterrupted, evaluate
+from disttrain.hooks import Actions, RunHooks
+from disttrain.integrity import check_weights
 from disttrain.launch_env import RankEnv
 from disttrain.logs import RankLogging, log
-from disttrain.loop import Parts, Position, train
+from disttrain.loop import Position, train
 from disttrain.loss import build_loss
-from disttrain.manifest import record_start
-from disttrain.models.batchnorm import synchronise_batchnorm
+from disttrain.manifest import record_start, was_started_by
 from disttrain.models.directory import save_model_dir, weights_sha256
-from disttrain.optim import build_optimizer, build_schedule
-from disttrain.precision import Precision
-from disttrain.preemption import StopRequest
+from disttrain.preemption import StopAgreement, StopRequest
 from disttrain.prepare import Prepared, Request, prepare
 from disttrain.rundir import CHECKPOINTS, LOGS, MODEL, RESULT, claim_run_dir, load_result, write_json
-from disttrain.state import capture, restore
+from disttrain.state import restore, share, values
 
 
 def run_training(request: Request, env: RankEnv, board: Board, logging: RankLogging) -> dict[str, Any]:
     """Train on this rank, together with the others; every rank returns the content of `result.json`."""
     config, run_dir = request.config, request.run_dir
+    # Ranks that their agent starts again go on with what they have begun, also where it was asked to begin anew.
+    again = bool(board.from_rank_zero("again", "yes" if was_started_by(run_dir, env.job_id) else None))
+    named = Path(request.resume) if request.resume not in ("auto", "never") else None
+    if again:
+        request = dataclasses.replace(request, resume="auto")
     device = board.together("device", lambda: pick_device(config.train.device, env))
     prepared = board.together("prepare", lambda: prepare(request, env, device), first=env.local_rank == 0)
     finished = board.together("look", lambda: load_result(run_dir) if request.resume != "never" else None)
     if finished is not None:
         log.info("%s has finished already; --resume never trains it anew.", run_dir)
         return finished
-    snapshot = _agreed_snapshot(request, env, board)
+    snapshot = _newest_snapshot(run_dir, env, board) if request.resume == "auto" else None
+    if snapshot is None and named is not None:
+        snapshot = board.together("load", lambda: load_checkpoint(named))
     board.together("claim", lambda: claim_run_dir(run_dir, config, request.resume) if env.is_rank_zero else None)
     logging.open_file(run_dir / LOGS / f"rank_{env.rank}.log")
+    board.watch(config.comm.timeout_s, run_dir / LOGS)
     stop_request = StopRequest()
-    comm = DdpComm(config.comm, board.store, env.rank, env.world_size, device)
-    try:
-        with stop_request.listening():
-            return _train(request, env, prepared, comm, snapshot, stop_request)
-    finally:
-        comm.close()
+    with stop_request.listening(), closing(build_comm(config, env, board, device)) as comm:
+        run = _Run(request, env, prepared, comm, board, stop_request)
+        saved = run.restore(snapshot) if snapshot is not None else None
+        del snapshot  # its tensors are mapped from files that later checkpoints replace
+        return run.train(saved)
 
 
-def _agreed_snapshot(request: Request, env: RankEnv, board: Board) -> Snapshot | None:
-    """What to go on from: rank zero looks for the newest whole checkpoint, and all take the same."""
-
-    def find() -> Path | None:
-        if request.resume not in ("auto", "never"):
-            return Path(request.resume)
-        if request.resume == "never" or not env.is_rank_zero:
-            return None
-        return find_checkpoint(request.run_dir / CHECKPOINTS)
-
-    found = board.together("find", find)
-    name = board.from_rank_zero("checkpoint", str(found) if found else None)
-    return board.together("load", lambda: load_checkpoint(Path(name)) if name else None)
+def _newest_snapshot(run_dir: Path, env: RankEnv, board: Board, stage: str = "start") -> Snapshot | None:
+    """Rank zero looks for the newest whole checkpoint, and all take the same."""
+    folder = run_dir / CHECKPOINTS
+    found = board.together(f"{stage}/find", lambda: find_checkpoint(folder) if env.is_rank_zero else None)
+    name = board.from_rank_zero(f"{stage}/checkpoint", str(found) if found else None)
+    return board.together(f"{stage}/load", lambda: load_checkpoint(Path(name)) if name else None)
 
 
-def _train(
-    request: Request,
-    env: RankEnv,
-    prepared: Prepared,
-    comm: DdpComm,
-    snapshot: Snapshot | None,
-    stop_request: StopRequest,
-) -> dict[str, Any]:
-    config, plan, splits = request.config, prepared.plan, prepared.dataset.splits
-    model = _place_model(config, prepared.model, comm)
-    total_steps = min(config.train.epochs * plan.steps_per_epoch, config.train.max_steps or sys.maxsize)
-    parts = _build_parts(request, prepared, comm, model, total_steps)
-    average = parts.average
+class _Run:
+    """One rank's training, put together. What it does is in `train`; the rest is what the hooks ask for."""
 
-    def final_weights() -> contextlib.AbstractContextManager[None]:
-        return average.applied() if average else contextlib.nullcontext()
+    def __init__(
+        self,
+        request: Request,
+        env: RankEnv,
+        prepared: Prepared,
+        comm: Comm,
+        board: Board,
+        stop_request: StopRequest,
+    ) -> None:
+        self.request, self.env, self.prepared, self.comm, self.board = request, env, prepared, comm, board
+        self.config, self.run_dir, self.stop_request = request.config, request.run_dir, stop_request
+        self.position = Position()
+        self.total_steps = total_steps_of(self.config, prepared)
+        self.model = place_model(self.config, prepared.model, comm)
+        self.parts, self.remedy = build_parts(request, prepared, comm, board.ledger, self.model)
+        self.remedy.roll_back = self._roll_back
+        self.writer = CheckpointWriter(
+            self.run_dir / CHECKPOINTS,
+            board.connect(),
+            env.rank,
+            env.world_size,
+            self.config.checkpoint,
+        )
+        log.info("%s", describe(self.config, prepared, env, self.model, comm.device))
+        comm.settle(self.parts.model, lambda: backward_once(self.parts))
 
-    def evaluate_split(split: str) -> Evaluation:
-        batch_size = config.batch.eval_batch_size
-        batches = EvalPipeline(prepared.samples, splits[split], batch_size, env.rank, env.world_size)
-        loss = build_loss(user_loss=request.loss)
-        comm.share_buffers(model)
-        with final_weights():
-            return evaluate(model, batches, loss, comm, prepared.dataset.class_names, prepared.symmetries)
+    def restore(self, snapshot: Snapshot) -> dict[str, Any]:
+        """Go on from a checkpoint; returns its plain values."""
+        restore(self.parts, self.model, self.position, snapshot)
+        self.remedy.used = snapshot.values.get("nonfinite", 0)
+        log.info("goes on from step %d of %d", self.position.step, self.total_steps)
+        return snapshot.values
 
-    log.info("%s", _describe(config, prepared, env, model, comm.device))
-    comm.settle(parts.model, lambda: _backward_once(parts))
-    position = Position()
-    if snapshot is not None:
-        restore(parts, model, position, snapshot)
-        log.info("goes on from step %d of %d", position.step, total_steps)
-    first_step = position.step
-    starts = record_start(request.run_dir, prepared, env, comm.device, first_step) if env.is_rank_zero else []
-    hooks = RunHooks(
-        config,
-        request.run_dir,
-        position,
-        comm,
-        parts.schedule,
-        total_steps,
-        request.quiet,
-        evaluate_val=(lambda: evaluate_split("val")) if len(splits["val"]) else None,
-        capture_state=lambda: capture(parts, model, position),
-        stop_request=stop_request,
-    )
-    state = "failed"
-    try:
-        began = time.monotonic()
-        train(parts, position, total_steps, hooks)
-        wall_s = time.monotonic() - began
-        if position.step < total_steps:
-            state = "stopped"
-            raise Preempted(
-                f"asked to stop: the checkpoint of step {position.step} of {total_steps} is saved. Run the same "
-                "command again to go on."
-            )
-        test = evaluate_split("test") if len(splits["test"]) else None
-        trained = plan.samples_before(position.step) - plan.samples_before(first_step)
-        with final_weights():
+    def train(self, saved: dict[str, Any] | None) -> dict[str, Any]:
+        """From the values of a checkpoint, or the beginning, to the content of `result.json`. Raises DisttrainError."""
+        request, env, position = self.request, self.env, self.position
+        first_step = position.step
+        starts = (
+            record_start(self.run_dir, self.prepared, env, self.comm.device, first_step) if env.is_rank_zero else []
+        )
+        val = (lambda: self._evaluate("val")) if len(self.prepared.dataset.splits["val"]) else None
+        hooks = RunHooks(
+            self.config,
+            self.run_dir,
+            position,
+            self.comm,
+            self.parts.schedule,
+            self.total_steps,
+            request.quiet,
+            Actions(val, self._share, self._check_weights),
+            self.writer,
+            StopAgreement(self.stop_request, self.comm),
+            self.board.ledger,
+        )
+        state = "failed"
+        try:
+            began = time.monotonic()
+            if saved is not None:
+                self._check_weights()
+                hooks.resume(position, saved)
+            train(self.parts, position, self.total_steps, hooks)
+            wall_s = time.monotonic() - began
+            try:
+                if position.step < self.total_steps:
+                    raise EvaluationInterrupted
+                test = self._evaluate("test") if len(self.prepared.dataset.splits["test"]) else None
+            except EvaluationInterrupted:
+                state = "stopped"
+                raise Preempted(self._stopped()) from None
+            result = self._result(test, wall_s, first_step, restarts=max(0, len(starts) - 1))
+            state = "finished"
+        except DivergedError:
+            self.writer.wait()  # the checkpoint that is on its way is one to go on from
+            raise
+        finally:
+            hooks.close(state, position)
+            self.writer.close()
+        self.comm.barrier()
+        return result
+
+    def _result(self, test: Evaluation | None, wall_s: float, first_step: int, restarts: int) -> dict[str, Any]:
+        plan, step = self.prepared.plan, self.position.step
+        trained = plan.samples_before(step) - plan.samples_before(first_step)
+        with self._final_weights():
             result = {
                 "status": "finished",
-                "step": position.step,
-                "epoch": position.epoch,
+                "step": step,
+                "epoch": self.position.epoch,
                 "test": test.as_json() if test else None,
-                "weights_sha256": weights_sha256(model.state_dict()),
+                "weights_sha256": weights_sha256(self.model.state_dict()),
                 "wall_s": round(wall_s, 3),
                 "samples_per_second": round(trained / wall_s, 1),
-                "world_size": env.world_size,
-                "restarts": max(0, len(starts) - 1),
+                "world_size": self.env.world_size,
+                "restarts": restarts,
             }
-            if env.is_rank_zero:
-                save_model_dir(request.run_dir / MODEL, model, prepared.spec)
-                write_json(request.run_dir / RESULT, result)
-        state = "finished"
-    finally:
-        hooks.close(state, position)
-    comm.barrier()
-    return result
+            if self.env.is_rank_zero:
+                save_model_dir(self.run_dir / MODEL, self.model, self.prepared.spec)
+                write_json(self.run_dir / RESULT, result)
+        return result
 
+    def _final_weights(self) -> contextlib.AbstractContextManager[None]:
+        average = self.parts.average
+        return average.applied() if average else contextlib.nullcontext()
 
-def _build_parts(request: Request, prepared: Prepared, comm: DdpComm, model: nn.Module, total_steps: int) -> Parts:
-    config, plan, ids = request.config, prepared.plan, prepared.dataset.splits["train"]
-    seed = config.train.seed
-    wrapped = comm.wrap(model)  # from here on all ranks have rank zero's weights
-    return Parts(
-        model=wrapped,
-        optimizer=build_optimizer(config.optim, model),
-        schedule=build_schedule(config.optim, plan.global_batch_size, total_steps),
-        precision=Precision(config.train.precision, comm.device),
-        comm=comm,
-        pipeline=TrainPipeline(prepared.samples, ids, plan, comm.rank, seed, config.model.sync_batchnorm),
-        loss=build_loss(config.train.label_smoothing, request.loss),
-        average=WeightAverage(model, config.train.ema_decay) if config.train.ema_decay else None,
-        clip_norm=config.optim.clip_norm,
-        log_every_steps=config.train.log_every_steps,
-        seed=seed,
-    )
+    def _evaluate(self, split: str) -> Evaluation:
+        prepared, comm, env = self.prepared, self.comm, self.env
+        batches = EvalPipeline(
+            prepared.samples,
+            prepared.dataset.splits[split],
+            self.config.batch.eval_batch_size,
+            env.rank,
+            env.world_size,
+        )
+        loss = build_loss(user_loss=self.request.loss)
+        asked = StopAgreement(self.stop_request, comm)
+        comm.share_buffers(self.model)
+        with self.board.ledger.during("evaluating"), self._final_weights():
+            return evaluate(self.model, batches, loss, comm, prepared.dataset.class_names, prepared.symmetries, asked)
 
+    def _share(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        tensors = share(self.parts, self.model, self.env.rank, self.env.world_size)
+        return tensors, values(self.parts, self.position, {"nonfinite": self.remedy.used})
 
-def _place_model(config: Config, model: nn.Module, comm: DdpComm) -> nn.Module:
-    """The network on its device, in the form that the config asks for."""
-    if config.model.sync_batchnorm:
-        model = synchronise_batchnorm(model, comm.device)
-    model = model.to(comm.device)
-    if config.model.channels_last:
-        model = model.to(memory_format=torch.channels_last)
-    if config.model.compile:
-        model.compile()  # in place: the names of the weights stay
-    return model
+    def _check_weights(self) -> None:
+        if self.config.train.check_weights_every_steps:
+            check_weights(self.model, self.comm, self.position.step)
 
+    def _roll_back(self) -> int | None:
+        self.writer.wait()
+        last = _newest_snapshot(self.run_dir, self.env, self.board, f"rollback {self.remedy.used}")
+        if last is None:
+            return None
+        restore(self.parts, self.model, Position(), last)
+        return int(last.values["step"])
 
-def _backward_once(parts: Parts) -> None:
-    pipeline = parts.pipeline
-    inputs, targets = next(pipeline.samples.batches([pipeline.ids[: pipeline.plan.micro_batch_size]], None))
-    with parts.precision.autocast():
-        loss = parts.loss(parts.model(inputs), targets)
-    loss.backward()
-
-
-def _describe(config: Config, prepared: Prepared, env: RankEnv, model: nn.Module, device: torch.device) -> str:
-    splits, plan = prepared.dataset.splits, prepared.plan
-    weights = sum(parameter.numel() for parameter in model.parameters())
-    held_out = ", ".join(f"{len(splits[name]):,} {name}" for name in ("val", "test"))
-    return (
-        f"{prepared.spec.model or type(model).__name__} ({weights:,} weights) on {env.world_size} x {device.type}, "
-        f"{config.train.precision}, launched by {env.launcher}\n{plan.render()}; {held_out} samples held out"
-    )
+    def _stopped(self) -> str:
+        step, total = self.position.step, self.total_steps
+        if self.writer.saved_step == step:
+            saved = f"asked to stop: the checkpoint of step {step} of {total} is saved. "
+        else:
+            saved = f"asked to stop at step {step} of {total}, which is not saved: the checkpoint before it stands. "
+        return saved + "Run the same command again to go on."

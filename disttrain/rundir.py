@@ -13,26 +13,28 @@ from typing import Any, TextIO
 from disttrain.config import Config, build_config, config_differences, render_yaml
 from disttrain.errors import ConfigError
 
-CONFIG, MANIFEST, METRICS, RESULT, STATUS = (
-    "config.yaml", "manifest.json", "metrics.jsonl", "result.json", "status.json",
+CONFIG, MANIFEST, METRICS, NONFINITE, RESULT, STATUS = (
+    "config.yaml", "manifest.json", "metrics.jsonl", "nonfinite.jsonl", "result.json", "status.json",
 )  # fmt: skip
 MODEL, LOGS, CHECKPOINTS = "model", "logs", "checkpoints"
 
 # What may differ between the start of a run and a later one that goes on with it: nothing here changes the result.
 _FREE_FIELDS = ("batch.eval_batch_size", "checkpoint.", "comm.timeout_s", "data.cache_dir", "data.device_budget_mib",
-                "data.loader_workers", "data.placement", "data.prefetch_batches", "train.device",
-                "train.log_every_steps")  # fmt: skip
+                "data.loader_workers", "data.placement", "data.prefetch_batches", "train.check_weights_every_steps",
+                "train.device", "train.log_every_steps", "train.nonfinite")  # fmt: skip
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[TextIO]:
     """A file to write that takes the place of `path` once it is complete: a reader sees the old text or the new, never
-    a part, and after an exception the old one is still there."""
+    a part, and after an exception the old one is still there. Raises OSError."""
     beside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:
         with beside.open("w", encoding="utf-8", newline="") as file:
             yield file
         beside.replace(path)
+    except OSError as error:  # what a full disk refuses to write comes without a name
+        raise OSError(error.errno, error.strerror, str(path)) from None
     finally:
         beside.unlink(missing_ok=True)
 
@@ -53,9 +55,9 @@ def default_run_dir(config_path: Path) -> Path:
     return Path("runs") / config_path.stem
 
 
-def check_run_dir(run_dir: Path, config: Config, resume: str) -> None:
-    """Raise ConfigError where the run directory cannot be written or holds the run of another config. Changes nothing
-    on disk."""
+def check_run_dir(run_dir: Path, config: Config, resume: str, accept_changes: bool = False) -> None:
+    """Raise ConfigError where the run directory cannot be written or, without `accept_changes`, holds the run of
+    another config. Changes nothing on disk."""
     nearest = next(path for path in (run_dir, *run_dir.absolute().parents) if path.exists())
     if not nearest.is_dir():
         raise ConfigError(f"the run directory {run_dir} cannot be made: {nearest} is a file. Use another --run-dir.")
@@ -68,7 +70,7 @@ def check_run_dir(run_dir: Path, config: Config, resume: str) -> None:
             f"--resume never moves the run directory {run_dir} aside, and the command runs inside it. Start it from "
             "elsewhere, or use another --run-dir."
         )
-    if resume == "never" or not (run_dir / CONFIG).exists():
+    if resume == "never" or accept_changes or not (run_dir / CONFIG).exists():
         return
     try:
         import yaml
@@ -84,7 +86,8 @@ def check_run_dir(run_dir: Path, config: Config, resume: str) -> None:
         listed = "".join(f"\n  {one}" for one in differences)
         raise ConfigError(
             f"the run directory {run_dir} belongs to a run with another config (there -> now):{listed}\n"
-            "Use another --run-dir, or --resume never to start anew there (what it holds is moved aside)."
+            "Use another --run-dir, or --resume never to start anew there (what it holds is moved aside), or "
+            "--accept-changed-config to go on from its checkpoint all the same."
         )
 
 

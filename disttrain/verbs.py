@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import sys
@@ -48,7 +49,9 @@ def _train(arguments: argparse.Namespace, argv: list[str]) -> int:
         from disttrain.prepare import Request
         from disttrain.run import run_training
 
-        request = Request(config, run_dir, arguments.resume, arguments.quiet)
+        request = Request(
+            config, run_dir, arguments.resume, arguments.quiet, accept_changes=arguments.accept_changed_config
+        )
         result = run_training(request, env, board, logging)
         if env.is_rank_zero:
             sys.stdout.write(json.dumps(result) + "\n" if arguments.json else _summary(result, run_dir / MODEL))
@@ -56,7 +59,7 @@ def _train(arguments: argparse.Namespace, argv: list[str]) -> int:
     def check(world_size: int) -> Config:
         config = load_config(arguments.config, arguments.overrides)
         check_world_size(config.batch.global_batch_size, world_size)
-        check_run_dir(run_dir, config, arguments.resume)
+        check_run_dir(run_dir, config, arguments.resume, arguments.accept_changed_config)
         return config
 
     return _start(arguments, argv, check, body)
@@ -120,23 +123,27 @@ def _start(
     ranks, as far as it is known, it returns what `body` works with.
     """
     env = resolve(os.environ)
+    restarts: int | None = getattr(arguments, "max_restarts", None)
     if isinstance(env, NodeEnv):
         from disttrain.launch import start_node
 
-        check(1)
-        return start_node(env, argv)
+        notice_s = _notice_s(check(1))
+        if restarts is not None:
+            env = dataclasses.replace(env, max_restarts=restarts)
+        return start_node(env, argv, notice_s)
     rank_env = env or RankEnv.alone()
     if rank_env.world_size == 1:
         wanted = _wanted_workers(arguments.workers)
-        check(wanted or 1)
+        checked = check(wanted or 1)
         from disttrain.launch import default_worker_count, start_workers
 
-        if (workers := wanted or (default_worker_count() if env is None else 1)) > 1:
-            return start_workers(workers, argv)
+        workers = wanted or (default_worker_count() if env is None else 1)
+        if workers > 1 or (restarts and env is None):
+            return start_workers(workers, argv, restarts or 0, _notice_s(checked))
     from disttrain.worker import run_rank
 
     def check_rank() -> T:
-        _check_launched(arguments.workers, rank_env)
+        _check_launched(arguments.workers, restarts, rank_env)
         return check(rank_env.world_size)
 
     def rank_body(board: Board, logging: RankLogging) -> None:
@@ -154,8 +161,20 @@ def _wanted_workers(text: str | None) -> int | None:
     return int(text)
 
 
-def _check_launched(wanted: str | None, env: RankEnv) -> None:
-    """Under a launcher `--workers` may only repeat what was started."""
+def _notice_s(checked: object) -> float:
+    """Seconds that ranks have from being asked to stop."""
+    from disttrain.launch import NOTICE_S
+
+    return checked.checkpoint.notice_s if isinstance(checked, Config) else NOTICE_S
+
+
+def _check_launched(wanted: str | None, restarts: int | None, env: RankEnv) -> None:
+    """Under a launcher `--workers` may only repeat what was started, and only our agent starts ranks again."""
+    if restarts and env.launcher not in ("torchrun", "none"):
+        raise ConfigError(
+            f"--max-restarts {restarts}, but {env.launcher} has started this rank and starts none again. Leave it out "
+            "and run the same command again instead, or use launchers/torchrun.sh."
+        )
     if env.world_size > 1 and _wanted_workers(wanted) not in (None, env.local_world_size):
         raise ConfigError(
             f"--workers {wanted}, but {env.launcher} has started {env.local_world_size} ranks on this node. Leave "

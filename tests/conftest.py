@@ -52,6 +52,7 @@ def isolated_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("XDG_CACHE_HOME", str(folder))
         patch.setenv("OMP_NUM_THREADS", "1")
         patch.setenv("TORCH_CPP_LOG_LEVEL", "ERROR")  # as every command has it
+        patch.setenv("RES_OPTIONS", "timeout:1 attempts:5")  # likewise
         yield folder
 
 

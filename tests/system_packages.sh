@@ -1,13 +1,31 @@
 #!/usr/bin/env bash
 # The system packages that some tests need. As root (with apt) they are installed; otherwise it is said which are
 # missing, and the tests that need them are skipped with that reason.
+#
+#   tests/system_packages.sh                 installs or names them
+#   tests/system_packages.sh --has-horovods  whether all that a build of Horovod needs is there
 set -euo pipefail
 
-declare -A package_of=([g++]=g++ [mpirun]=openmpi-bin [git]=git)
-missing=()
-for program in "${!package_of[@]}"; do
-    command -v "$program" >/dev/null || missing+=("${package_of[$program]}")
-done
+horovod=(g++ cmake make mpirun mpicxx)
+declare -A package_of=(
+    [g++]=g++ [cmake]=cmake [make]=make [mpirun]=openmpi-bin [mpicxx]="openmpi-bin libopenmpi-dev" [git]=git
+    [ip]=iproute2
+)
+missing_of() {
+    local program
+    for program in "$@"; do
+        command -v "$program" >/dev/null || echo "${package_of[$program]}"
+    done
+    # The compiler's wrapper is in another package than the headers.
+    echo '#include <mpi.h>' | mpicxx -x c++ -fsyntax-only - 2>/dev/null || echo libopenmpi-dev
+}
+
+if [ "${1:-}" = --has-horovods ]; then
+    [ -z "$(missing_of "${horovod[@]}")" ]
+    exit
+fi
+
+read -ra missing <<<"$(missing_of "${!package_of[@]}" | tr ' ' '\n' | sort -u | tr '\n' ' ')"
 [ ${#missing[@]} -eq 0 ] && exit 0
 
 if [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then

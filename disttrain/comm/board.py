@@ -6,76 +6,100 @@ On it ranks agree that all are ready, and say why one is not, so that N ranks gi
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
-import json
+import os
 import socket
 import time
-import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import TypeVar, cast
 
 from torch.distributed import DistError, HashStore, PrefixStore, Store, TCPStore
 
-from disttrain.errors import ConfigError, DisttrainError, PeerLostError
-from disttrain.launch_env import RankEnv
+from disttrain import flight_recorder
+from disttrain.comm.failures import LOST_CONNECTION, Failure, Notices, RanksFailed, describe_failure, render_failures
+from disttrain.comm.lost import describe_missing, name_lost
+from disttrain.comm.signs import SignsOfLife
+from disttrain.errors import ConfigError, PeerLostError
+from disttrain.launch_env import RankEnv, limit_name_lookups
+from disttrain.ledger import Ledger
 
 T = TypeVar("T")
 
-_LONG_WAIT = timedelta(hours=4)  # for work whose length depends on the data, such as decoding it for the first time
+ARRIVAL_S = 600.0
+"""How long ranks wait for one that has never given a sign of life."""
+
+_LOOK_AFTER_S, _LOOK_EVERY_S = 1.0, 0.5  # for what has become of those that one waits for
+_LONGEST_PAUSE_S, _LONGER_PER_RANK_S = 0.02, 0.0002  # between two looks at a key
 _boards_made: Counter[str] = Counter()
-_GATHER_S = 0.5  # how long the first rank that fails waits for others with the same message
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Why a rank ends."""
-
-    rank: int
-    host: str
-    exit_code: int
-    message: str
-
-
-class RanksFailed(DisttrainError):
-    """Some ranks could not get ready. Raised on every rank, so that rank zero alone reports it."""
-
-    def __init__(self, failures: list[Failure], world_size: int) -> None:
-        super().__init__(render_failures(failures, world_size))
-        self.exit_code = failures[0].exit_code
+_hosted: dict[tuple[str, int], TCPStore] = {}  # kept: the port stays the same for a program that trains twice
 
 
 class Board:
     """One rank's access to the board."""
 
-    def __init__(self, env: RankEnv, timeout_s: float) -> None:
+    def __init__(self, env: RankEnv, timeout_s: float, arrival_s: float = ARRIVAL_S) -> None:
         """Connect to the store. Raises ConfigError (its port is in use) or PeerLostError (nobody answers)."""
-        self.env, self._sent = env, 0
+        self.env, self.timeout_s, self.arrival_s, self._sent = env, timeout_s, arrival_s, 0
+        self.logs_dir: Path | None = None
+        self.ledger = Ledger()
         run = f"disttrain/{env.run_id}/{env.restart_count}"
         _boards_made[run] += 1  # a program may train twice: each time on a board without the notices of the last
-        prefix = f"{run}/{_boards_made[run]}"
-        self.store: Store = PrefixStore(prefix, _connect(env, timedelta(seconds=timeout_s)))
+        self._prefix = f"{run}/{_boards_made[run]}"
+        self.store: Store = PrefixStore(self._prefix, _connect(env, timedelta(seconds=timeout_s)))
+        self._second: Store | None = None
+        self.notices = Notices(self.store, env.world_size)
+        self.signs = self._signs() if env.world_size > 1 else None
 
-    def agree(self, stage: str, failure: Failure | None = None, wait: timedelta = _LONG_WAIT) -> list[Failure]:
+    @property
+    def hosts_store(self) -> bool:
+        """Whether the board is gone with this process."""
+        return self.env.is_rank_zero and not self.env.agent_store
+
+    def _signs(self) -> SignsOfLife:
+        env = self.env
+        return SignsOfLife(self.connect(), env.rank, env.world_size, not env.agent_store, self.ledger)
+
+    def connect(self) -> Store:
+        """The second connection to the same board. It is for threads whose calls are all short, and they share it:
+        none of them has to stand back until a wait on `store` is over."""
+        if self.env.world_size == 1 and not self.env.agent_store:
+            return self.store
+        if self._second is None:
+            env, timeout = self.env, timedelta(seconds=self.timeout_s)
+            client = TCPStore(env.master_addr, env.master_port, timeout=timeout, wait_for_workers=False)
+            self._second = PrefixStore(self._prefix, client)
+        return self._second
+
+    def watch(self, timeout_s: float, logs_dir: Path) -> None:
+        """From now on ranks wait for others at most `timeout_s`, and what explains a wait goes to `logs_dir`.
+
+        To be called before the process group is made.
+        """
+        self.timeout_s, self.logs_dir = timeout_s, logs_dir
+        if self.env.world_size > 1:
+            flight_recorder.enable(logs_dir)
+
+    def agree(self, stage: str, failure: Failure | None = None, wait: timedelta | None = None) -> list[Failure]:
         """Wait until every rank has reached `stage`; what failed on the way there, the first one first.
 
-        Raises PeerLostError where some rank has not come within the timeout.
+        That may take as long as the missing ranks show signs of life, or `wait`. Raises PeerLostError that names them.
         """
         if failure is not None:
-            self._append("failures", failure)
+            self.notices.post(failure)
+        self.store.set(f"{stage}/reached/{self.env.rank}", "")
         if self.store.add(f"{stage}/count", 1) == self.env.world_size:
             self.store.set(f"{stage}/complete", "1")
-        try:
-            self.store.wait([f"{stage}/complete"], wait)
-        except DistError:
-            arrived = self.store.add(f"{stage}/count", 0)
-            raise PeerLostError(
-                f"only {arrived} of world_size={self.env.world_size} ranks reached the stage {stage!r} within "
-                f"{wait.total_seconds():g} s. Look at the logs of the missing ranks."
-            ) from None
-        return self.failures()
+
+        def missing() -> list[int]:
+            ranks = range(self.env.world_size)
+            return [rank for rank in ranks if not self.store.check([f"{stage}/reached/{rank}"])]
+
+        self._await(f"{stage}/complete", stage, missing, wait)
+        return self.notices.failures()
 
     def together(self, stage: str, work: Callable[[], T], first: bool = True) -> T:
         """Do `work` on every rank and go on only if all of them could; ranks with `first` do it before the others.
@@ -104,10 +128,11 @@ class Board:
 
     def from_rank_zero(self, name: str, text: str | None) -> str:
         """The text that rank zero gives, on every rank."""
+        key = f"from_rank_zero/{name}"
         if self.env.is_rank_zero:
-            self.store.set(f"from_rank_zero/{name}", text or "")
-        self.store.wait([f"from_rank_zero/{name}"], _LONG_WAIT)
-        return self.store.get(f"from_rank_zero/{name}").decode()
+            self.store.set(key, text or "")
+        self._await(key, name, lambda: [0])
+        return self.store.get(key).decode()
 
     def send(self, text: str) -> None:
         """Put a piece of text there for rank zero, which reads this rank's pieces in order; an empty one ends them."""
@@ -118,82 +143,99 @@ class Board:
         """The pieces that `rank` sends, up to the empty one."""
         for index in itertools.count():
             key = f"text/{rank}/{index}"
-            self.store.wait([key], _LONG_WAIT)
+            self._await(key, f"text {index} of rank {rank}", lambda: [rank])
             piece = self.store.get(key).decode()
             self.store.delete_key(key)
             if not piece:
                 return
             yield piece
 
-    def post(self, failure: Failure) -> int:
-        """Say that this rank ends. Returns how many ranks have said so, this one included."""
-        return self._append("failures", failure)
-
-    def reported(self) -> None:
-        """Say that the user has been told why the job ends."""
-        with contextlib.suppress(DistError):
-            self.store.set("reported", "1")
-
-    def await_report(self) -> None:
-        """Wait for `reported`, 5 s at most: launchers end all ranks as soon as one exits, also one about to report."""
-        with contextlib.suppress(DistError):
-            self.store.wait(["reported"], timedelta(seconds=5))
-
-    def failures(self) -> list[Failure]:
-        """All that has been posted, the first one first."""
-        count = self.store.add("failures/count", 0)
-        entries = [self.store.get(f"failures/{index}") for index in range(count)]
-        return [Failure(**json.loads(entry)) for entry in entries]
-
-    def gathered_failures(self) -> list[Failure]:
-        """All failures, once those had time to come that follow from the same cause."""
-        deadline = time.monotonic() + _GATHER_S
-        while time.monotonic() < deadline and self.store.add("failures/count", 0) < self.env.world_size:
-            time.sleep(0.02)
-        return self.failures()
-
     def settle_failure(self, error: BaseException) -> tuple[int, str | None]:
         """The job's exit code, and what to tell the user: None where another rank tells, and by now has."""
         if isinstance(error, RanksFailed):
             if self.env.is_rank_zero:
                 return error.exit_code, str(error)
-            self.await_report()
+            self.notices.await_report()
             return error.exit_code, None
         failure = describe_failure(error, self.env.rank)
+        if self.signs is not None and failure.message.startswith(LOST_CONNECTION):
+            failure = dataclasses.replace(failure, message=name_lost(self.signs, failure.message, self.notices))
         try:
-            if self.post(failure) > 1:
-                self.await_report()
-                return self.failures()[0].exit_code, None
-            failures = self.gathered_failures()
+            if self.notices.post(failure) > 1:
+                self.notices.await_report()
+                return self.notices.failures()[0].exit_code, None
+            failures = self.notices.gathered()
         except DistError:  # the rank that hosted the store is the one that was lost
+            if not self.speaks_for_host:
+                return failure.exit_code, None
             failures = [failure]
         return failures[0].exit_code, render_failures(failures, self.env.world_size)
 
+    @property
+    def speaks_for_host(self) -> bool:
+        """Whether this is the rank that reports on its host where there is no board to agree on one."""
+        return self.env.local_rank == (1 if self.env.rank == self.env.local_rank else 0)
+
     def close(self) -> None:
         """Leave. A rank zero that hosts the store stays until the others have read what they wanted, 5 s at most."""
-        with contextlib.suppress(DistError):  # the rank that hosts the store has gone first
-            gone = self.store.add("gone", 1)
-            deadline = time.monotonic() + 5
-            while self.env.is_rank_zero and gone < self.env.world_size and time.monotonic() < deadline:
-                time.sleep(0.01)
-                gone = self.store.add("gone", 0)
+        if self.signs is not None:
+            self.signs.close()
+        self.notices.leave(self.hosts_store)
 
-    def _append(self, name: str, failure: Failure) -> int:
-        index = self.store.add(f"{name}/reserved", 1) - 1
-        self.store.set(f"{name}/{index}", json.dumps(asdict(failure)))
-        return self.store.add(f"{name}/count", 1)
+    def _await(self, key: str, stage: str, missing: Callable[[], list[int]], wait: timedelta | None = None) -> None:
+        """Return once `key` is there. Raises PeerLostError where one of the ranks that `missing` names is lost."""
+        began = time.monotonic()
+        with self._at(stage):
+            pause, looked = 0.0005, began + _LOOK_AFTER_S - _LOOK_EVERY_S
+            while not self.store.check([key]):
+                time.sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE_S + _LONGER_PER_RANK_S * self.env.world_size)
+                now = time.monotonic()
+                if wait is not None and now - began > wait.total_seconds():
+                    raise PeerLostError(self._too_late(stage, missing(), wait))
+                if self.signs is not None and wait is None and now - looked > _LOOK_EVERY_S:
+                    looked = now
+                    ranks = missing()
+                    self.signs.refresh()
+                    lost = describe_missing(self.signs.peers(), ranks, self.timeout_s, now - began > self.arrival_s)
+                    if lost is not None:
+                        raise PeerLostError(f"{lost}. This rank waited for it at the stage {stage!r}.")
+
+    def _too_late(self, stage: str, missing: list[int], wait: timedelta) -> str:
+        world_size = self.env.world_size
+        return (
+            f"only {world_size - len(missing)} of world_size={world_size} ranks reached the stage {stage!r} within "
+            f"{wait.total_seconds():g} s. Look at the logs of the missing ranks."
+        )
+
+    @contextlib.contextmanager
+    def _at(self, stage: str) -> Iterator[None]:
+        """While this rank waits at a stage, its signs of life say so."""
+        if self.signs is None:
+            yield
+            return
+        self.signs.stage_since, self.signs.stage = time.monotonic(), stage
+        try:
+            yield
+        finally:
+            self.signs.stage = ""
 
 
 def _connect(env: RankEnv, timeout: timedelta) -> Store:
     if env.world_size == 1 and not env.agent_store:
         return HashStore()
     hosts_store = env.is_rank_zero and not env.agent_store
+    limit_name_lookups(os.environ)
+    address = env.master_addr, env.master_port
+    if hosts_store and (hosted := _hosted.get(address)) is not None:
+        hosted.set_timeout(timeout)
+        return hosted
     try:
-        return TCPStore(
-            env.master_addr, env.master_port, is_master=hosts_store, timeout=timeout, wait_for_workers=False
-        )
+        store = TCPStore(*address, is_master=hosts_store, timeout=timeout, wait_for_workers=False)
+        if hosts_store:
+            _hosted[address] = store
+        return store
     except (DistError, RuntimeError, ValueError) as error:
-        address = f"{env.master_addr}:{env.master_port}"
         text = " ".join(str(error).split())
         if hosts_store and ("EADDRINUSE" in text or "address already in use" in text.lower()):
             raise ConfigError(
@@ -201,55 +243,6 @@ def _connect(env: RankEnv, timeout: timedelta) -> Store:
                 "peers. Export another MASTER_PORT on every rank, or end the process that holds it."
             ) from None
         role = "rank 0 could not listen on" if hosts_store else f"rank {env.rank} could not reach rank 0 at"
-        raise PeerLostError(f"{role} {address} within {timeout.total_seconds():g} s: {text}") from None
-
-
-def describe_failure(error: BaseException, rank: int) -> Failure:
-    """An exception as a failure: our own errors as they are, a broken connection as a lost peer, others with their
-    traceback."""
-    host = socket.gethostname()
-    if isinstance(error, DisttrainError):
-        return Failure(rank, host, error.exit_code, str(error))
-    text = f"{type(error).__name__}: {error}"
-    if isinstance(error, DistError) or (isinstance(error, RuntimeError) and _speaks_of_peers(str(error))):
-        first_line = text.splitlines()[0]
-        return Failure(rank, host, PeerLostError.exit_code, f"lost the connection to a peer ({first_line})")
-    if isinstance(error, BrokenPipeError):  # `disttrain predict ... | head`
-        return Failure(rank, host, 1, "standard output was closed by its reader before all results were written")
-    if isinstance(error, KeyboardInterrupt):
-        return Failure(rank, host, 130, "interrupted")
-    return Failure(rank, host, 1, f"{text}\n{''.join(traceback.format_exception(error)).rstrip()}")
-
-
-def _speaks_of_peers(text: str) -> bool:
-    lowered = text.lower()
-    return any(word in lowered for word in ("gloo", "nccl", "connection closed by peer", "connection reset by peer"))
-
-
-def render_failures(failures: list[Failure], world_size: int) -> str:
-    """One report: the first failure first, equal messages once with their ranks.
-
-    Ranks that merely lost a peer say nothing new once the peer has said why.
-    """
-    causes = [one for one in failures if one.exit_code != PeerLostError.exit_code] or failures[:1]
-    ranks_by_message: dict[str, list[Failure]] = {}
-    for failure in causes:
-        ranks_by_message.setdefault(failure.message, []).append(failure)
-    lines = []
-    for message, group in ranks_by_message.items():
-        ranks = [one.rank for one in group]
-        where = "" if len(ranks) == world_size else f"[{render_ranks(ranks)} on {group[0].host}] "
-        lines.append(where + message)
-    return "\n".join(lines)
-
-
-def render_ranks(ranks: list[int]) -> str:
-    """`rank 3`, `ranks 0-3,7`."""
-    runs: list[list[int]] = []
-    for rank in sorted(set(ranks)):
-        if runs and rank == runs[-1][1] + 1:
-            runs[-1][1] = rank
-        else:
-            runs.append([rank, rank])
-    text = ",".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
-    return f"rank {text}" if len(set(ranks)) == 1 else f"ranks {text}"
+        raise PeerLostError(
+            f"{role} {env.master_addr}:{env.master_port} within {timeout.total_seconds():g} s: {text}"
+        ) from None

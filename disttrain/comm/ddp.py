@@ -16,8 +16,11 @@ from torch.distributed import PrefixStore, Store
 from torch.nn.parallel import DistributedDataParallel
 
 from disttrain.config.sections import CommConfig
+from disttrain.ledger import WAITING, Ledger
 
 _POWERSGD_FIRST_STEPS = 10  # plain steps before PowerSGD, while gradients still turn quickly
+_POWERSGD_TENSORS = ("error_dict", "p_memory_dict", "q_memory_dict")
+_BEYOND_WATCHDOG_S = 15.0  # the watchdog ends a wait with a report; the process group's own timeout is the backstop
 
 
 @contextlib.contextmanager
@@ -34,13 +37,20 @@ def _nothing_on_standard_output() -> Iterator[None]:
 
 
 class DdpComm:
-    """One rank's end of the process group, and the network wrapped for it.
+    """One rank's end of torch's process group. See `Comm` for what each method is for."""
 
-    With one rank there is nobody to talk to: the network stays as it is and every verb does nothing.
-    """
-
-    def __init__(self, config: CommConfig, store: Store, rank: int, world_size: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        config: CommConfig,
+        store: Store,
+        rank: int,
+        world_size: int,
+        device: torch.device,
+        ledger: Ledger | None = None,
+    ) -> None:
         self.config, self.rank, self.world_size, self.device = config, rank, world_size, device
+        self._ledger = ledger or Ledger()
+        self._powersgd: Any = None
         backend = "nccl" if device.type == "cuda" else "gloo"
         with _nothing_on_standard_output():
             dist.init_process_group(
@@ -48,12 +58,12 @@ class DdpComm:
                 store=PrefixStore("process_group", store),
                 rank=rank,
                 world_size=world_size,
-                timeout=timedelta(seconds=config.timeout_s),
+                timeout=timedelta(seconds=config.timeout_s + _BEYOND_WATCHDOG_S),
                 device_id=device if device.type == "cuda" else None,
             )
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        """The network with rank zero's weights on every rank and gradients averaged during backward."""
+        """See `Comm.wrap`."""
         if self.world_size == 1 or not any(p.requires_grad for p in model.parameters()):
             return model
         wrapped = DistributedDataParallel(
@@ -63,20 +73,24 @@ class DdpComm:
             gradient_as_bucket_view=True,
         )
         self._register_compression(wrapped)
+        # The first layer's gradient comes last: from there on, backward waits for the other ranks.
+        last = next(parameter for parameter in model.parameters() if parameter.requires_grad)
+        last.register_post_accumulate_grad_hook(lambda _: self._ledger.enter(WAITING))
         return wrapped
 
     def _register_compression(self, wrapped: DistributedDataParallel) -> None:
-        if self.config.compression == "bf16":
-            from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
+        if self.config.compression in ("bf16", "fp16"):
+            from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook, fp16_compress_hook
 
-            wrapped.register_comm_hook(None, bf16_compress_hook)
+            hook = bf16_compress_hook if self.config.compression == "bf16" else fp16_compress_hook
+            wrapped.register_comm_hook(None, hook)
         elif self.config.compression == "powersgd":
             from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDState, powerSGD_hook
 
-            state = PowerSGDState(
+            self._powersgd = PowerSGDState(
                 None, self.config.powersgd_rank, start_powerSGD_iter=_POWERSGD_FIRST_STEPS, random_seed=0
             )
-            wrapped.register_comm_hook(state, powerSGD_hook)
+            wrapped.register_comm_hook(self._powersgd, powerSGD_hook)
 
     @torch.no_grad()
     def settle(self, model: nn.Module, backward_once: Callable[[], None]) -> None:
@@ -95,26 +109,50 @@ class DdpComm:
         model.zero_grad(set_to_none=True)
 
     def no_sync(self, model: nn.Module) -> contextlib.AbstractContextManager[Any]:
-        """Within it, backward adds to this rank's gradients only: all micro-batches of a step but the last."""
+        """See `Comm.no_sync`."""
         return model.no_sync() if isinstance(model, DistributedDataParallel) else contextlib.nullcontext()
 
+    def wait_grads(self) -> None:
+        """Nothing: the last backward of a step returns only when DDP has all gradients."""
+
     def all_reduce(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The sum over all ranks, in place."""
+        """See `Comm.all_reduce`."""
         if self.world_size > 1:
-            dist.all_reduce(tensor)
+            with self._ledger.during(WAITING):
+                dist.all_reduce(tensor)
         return tensor
 
     def share_buffers(self, model: nn.Module) -> None:
-        """Rank zero's buffers on every rank: after a step each has running statistics of BatchNorm of its own."""
+        """See `Comm.share_buffers`."""
         if self.world_size > 1:
-            for buffer in model.buffers():
-                dist.broadcast(buffer, src=0)
+            with self._ledger.during(WAITING):
+                for buffer in model.buffers():
+                    dist.broadcast(buffer, src=0)
 
     def barrier(self) -> None:
-        """Wait for every rank."""
+        """See `Comm.barrier`."""
         if self.world_size > 1:
-            dist.barrier()
+            with self._ledger.during(WAITING):
+                dist.barrier()
+
+    def rank_state(self) -> dict[str, torch.Tensor]:
+        """PowerSGD's error feedback and factors, by bucket."""
+        if self._powersgd is None:
+            return {}
+        state = {"iter": torch.tensor(self._powersgd.iter)}
+        for name in _POWERSGD_TENSORS:
+            state |= {f"{name}/{bucket}": tensor for bucket, tensor in getattr(self._powersgd, name).items()}
+        return state
+
+    def load_rank_state(self, state: dict[str, torch.Tensor]) -> None:
+        """See `Comm.load_rank_state`."""
+        if self._powersgd is None:
+            return
+        self._powersgd.iter = int(state["iter"])
+        for name in _POWERSGD_TENSORS:
+            found = {key.split("/")[1]: tensor for key, tensor in state.items() if key.startswith(f"{name}/")}
+            getattr(self._powersgd, name).update({int(k): tensor.to(self.device) for k, tensor in found.items()})
 
     def close(self) -> None:
-        """Leave the process group."""
+        """See `Comm.close`."""
         dist.destroy_process_group()

@@ -5,6 +5,8 @@ from __future__ import annotations
 from disttrain.config.sections import Config
 from disttrain.errors import ConfigError
 
+_HOROVOD_ONLY = ("adasum", "fusion_mib", "cycle_time_ms", "autotune", "timeline")
+
 
 def check_rules(config: Config) -> None:
     """Raise ConfigError for the first combination of fields that cannot work, with the way out."""
@@ -15,11 +17,7 @@ def check_rules(config: Config) -> None:
             f"batch.global_batch_size={batch.global_batch_size}: a micro-batch is one rank's part of a global batch. "
             f"Use micro_batch_size <= {batch.global_batch_size}."
         )
-    if train.backend == "horovod":
-        raise ConfigError(
-            "train.backend=horovod: this version averages gradients with torch's DistributedDataParallel only. Leave "
-            "train.backend out, or set it to ddp; under horovodrun the ranks are found all the same."
-        )
+    _check_backend(config)
     if data.test_fraction + data.val_fraction >= 1:
         raise ConfigError(
             f"data.test_fraction={data.test_fraction} and data.val_fraction={data.val_fraction} leave nothing to "
@@ -41,4 +39,37 @@ def check_rules(config: Config) -> None:
         raise ConfigError(
             "data.test_time_symmetries=true averages over the flips and turns of the augmentation, and none is on. "
             "Switch on data.horizontal_flip, data.vertical_flip or data.quarter_turns."
+        )
+
+
+def _check_backend(config: Config) -> None:
+    """Raise ConfigError for what the backend cannot do."""
+    model, optim, train, comm = config.model, config.optim, config.train, config.comm
+    if train.backend == "ddp":
+        chosen = [name for name in _HOROVOD_ONLY if getattr(comm, name) not in (None, False)]
+        if chosen:
+            raise ConfigError(
+                f"comm.{chosen[0]}={getattr(comm, chosen[0])} is a setting of Horovod, and train.backend=ddp. Leave it "
+                "out, or set train.backend=horovod."
+            )
+        return
+    if optim.zero_redundancy:
+        raise ConfigError(
+            "optim.zero_redundancy=true with train.backend=horovod: torch shards the optimizer over its own process "
+            "group, which Horovod does not have. Use train.backend=ddp, or optim.zero_redundancy=false."
+        )
+    if model.sync_batchnorm:
+        raise ConfigError(
+            "model.sync_batchnorm=true with train.backend=horovod: BatchNorm would share its statistics over torch's "
+            "process group, which Horovod does not have. Use train.backend=ddp, or a network with GroupNorm."
+        )
+    if comm.compression in ("bf16", "powersgd"):
+        raise ConfigError(
+            f"comm.compression={comm.compression} with train.backend=horovod: Horovod reduces fp16, not bf16, and has "
+            "no PowerSGD. Use comm.compression=fp16 or none, or train.backend=ddp."
+        )
+    if comm.adasum and comm.compression != "none":
+        raise ConfigError(
+            f"comm.adasum=true with comm.compression={comm.compression} (train.backend=horovod): Adasum compares "
+            "gradients by their products, which underflow in fp16. Use comm.compression=none."
         )

@@ -156,6 +156,14 @@ class TrainConfig(Section):
     """Steps between lines in `metrics.jsonl`."""
     eval_every_epochs: NonNegativeInt = 1
     """Epochs between evaluations on the validation split, where there is one. 0: never."""
+    nonfinite: Literal["stop", "skip", "rollback"] = "stop"
+    """What follows a step whose loss or gradient is not finite. That step never changes the weights; then the run
+    stops with exit code 4, skips the batch, or rolls back to the last checkpoint's weights and goes on behind it."""
+    nonfinite_retries: Count = 3
+    """How often in a run `skip` and `rollback` help before the run stops with exit code 4."""
+    check_weights_every_steps: NonNegativeInt = 100
+    """Steps between comparisons of the weights over all ranks; where they differ the run stops with exit code 5.
+    They are compared before every checkpoint too. 0: never."""
 
 
 class CommConfig(Section):
@@ -164,10 +172,21 @@ class CommConfig(Section):
     bucket_mib: Positive | None = None
     """Size in MiB of the gradient buckets that are reduced while backward still runs. Default: torch's own sizes, a
     first bucket of 1 MiB, so that the exchange begins early, and 25 MiB for the others."""
-    compression: Literal["none", "bf16", "powersgd"] = "none"
-    """Gradients travel as they are, as bf16, or as low-rank factors (PowerSGD, Vogels et al. 2019)."""
+    compression: Literal["none", "bf16", "fp16", "powersgd"] = "none"
+    """Gradients travel as they are, as bf16 or fp16, or as low-rank factors (PowerSGD, Vogels et al. 2019)."""
     powersgd_rank: Count = 2
     """Rank of PowerSGD's factors."""
+    adasum: bool = False
+    """Horovod: combine gradients with Adasum (Maleki et al. 2020) instead of their mean."""
+    fusion_mib: NonNegative | None = None
+    """Horovod: size in MiB up to which it fuses buckets that are ready at the same moment. More than two ranks then
+    repeat a run to float rounding only. Default: buckets stay as they are."""
+    cycle_time_ms: Positive | None = None
+    """Horovod: milliseconds between its looks for tensors that are ready on all ranks. Default: Horovod's, 1 ms."""
+    autotune: bool = False
+    """Horovod: let it search for the best fusion size and cycle time while training."""
+    timeline: str | None = None
+    """Horovod: file for its record of all operations, to be opened in chrome://tracing."""
     timeout_s: Positive = 60.0
     """Longest wait for another rank, in seconds, before the run ends with exit code 144."""
 
@@ -178,7 +197,12 @@ class CheckpointConfig(Section):
     every_steps: NonNegativeInt = 0
     """Optimizer steps between checkpoints. 0: once an epoch."""
     keep: Count = 3
-    """How many of the newest checkpoints stay."""
+    """How many of the newest checkpoints stay, besides the best."""
+    best: Literal["loss", "accuracy"] = "loss"
+    """The validation figure by which the best checkpoint is chosen, where there is a validation split."""
+    notice_s: Positive = 30.0
+    """Seconds between the signal that asks a run to stop and the moment it is killed, as the scheduler grants them.
+    A last checkpoint that would take longer is not begun: the one before stands."""
 
 
 class Config(Section):

@@ -131,6 +131,11 @@ class TrainPipeline:
             micro_batches = (self._micro_batch(part, *next(loaded)) for part in parts[step])
             yield GlobalBatch(len(self.plan.step_range(step)), micro_batches, len(parts[step]))
 
+    def ids_of(self, epoch: int, step_in_epoch: int) -> np.ndarray:
+        """int64 [count]: the sample ids of a step's global batch, over all ranks."""
+        positions = self.plan.step_range(step_in_epoch)
+        return self.ids[epoch_order(self.seed, epoch, len(self.ids))][positions.start : positions.stop]
+
     def _micro_batch(self, part: range, ids: np.ndarray, batch: tuple[torch.Tensor, torch.Tensor]) -> MicroBatch:
         inputs, targets = batch
         if not part and self.empty_stand_ins:
@@ -144,6 +149,9 @@ class EvalPipeline:
     def __init__(self, samples: Samples, ids: np.ndarray, batch_size: int, rank: int, world_size: int) -> None:
         self.samples, self.ids, self.batch_size = samples, ids, batch_size
         self.share = rank_share(len(ids), rank, world_size)
+        largest_share = -(-len(ids) // world_size)
+        self.rounds = -(-largest_share // batch_size)
+        """How many batches the rank with the most samples has."""
 
     def __iter__(self) -> Iterator[MicroBatch]:
         starts = range(self.share.start, self.share.stop, self.batch_size)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
+import os
 import random
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,6 +17,7 @@ from disttrain.config.sections import DataConfig
 from disttrain.data.base import Dataset, ImageArrays, MapDataset
 from disttrain.data.transform import ImageTransform
 from disttrain.errors import DataError
+from disttrain.processes import die_with_parent
 from disttrain.seed import mix
 
 _Key = tuple[int, int]
@@ -60,6 +64,21 @@ def _collate(items: list[Any]) -> Any:
         return DataError(f"samples of the dataset do not fit into one batch: {error}")
 
 
+def _end_with(rank: int, worker: int) -> None:
+    """A loader process ends with its rank at once; torch's own look at the parent comes every 5 s."""
+    die_with_parent(rank)
+
+
+def _forked(loader: DataLoader[Any]) -> Iterator[Any]:
+    """Start the loader processes. They must not collect what this rank has left to its collector, such as the process
+    group of a training before: its threads are not there to be ended in them."""
+    gc.freeze()
+    try:
+        return iter(loader)
+    finally:
+        gc.unfreeze()
+
+
 class _Batches(torch.utils.data.Sampler[list[_Key]]):
     def __init__(self, ids: Sequence[np.ndarray], draw: int) -> None:
         self.ids, self.draw = ids, draw
@@ -89,10 +108,11 @@ class StreamedSamples:
             batch_sampler=_Batches(ids, 0 if epoch is None else mix(self.seed, epoch) | 1),
             collate_fn=_collate,
             num_workers=workers,
+            worker_init_fn=partial(_end_with, os.getpid()),
             prefetch_factor=self.data.prefetch_batches if workers else None,
             pin_memory=self.device.type == "cuda",
         )
-        for part, batch in zip(ids, loader, strict=True):
+        for part, batch in zip(ids, _forked(loader), strict=True):
             if isinstance(batch, DataError):
                 raise batch
             inputs, targets = (tensor.to(self.device, non_blocking=True) for tensor in batch)

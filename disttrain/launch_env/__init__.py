@@ -7,25 +7,40 @@ Whatever does not fit together is refused here, before any process group exists 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 
 from disttrain.errors import ConfigError
 from disttrain.launch_env import launchers as by
+from disttrain.launch_env.launchers import AGENT_VARIABLE, ROUND_VARIABLE
 from disttrain.launch_env.model import NodeEnv, RankEnv
+from disttrain.launch_env.mpich import is_mpich, mpich
 from disttrain.launch_env.pod import is_pod, pod
 from disttrain.launch_env.reading import OPENMPI, PLAIN, Environ, check_agreement, whole
 
-__all__ = ["NodeEnv", "RankEnv", "agent_environ", "resolve", "torchrun_environ"]
+__all__ = [
+    "AGENT_VARIABLE", "ROUND_VARIABLE", "NodeEnv", "RankEnv", "agent_environ", "limit_name_lookups", "resolve",
+    "torchrun_environ",
+]  # fmt: skip
 
 # In order of precedence: a launcher stands before those inside which it is started.
 _LAUNCHERS: dict[str, tuple[Callable[[Environ], bool], Callable[[Environ], RankEnv | NodeEnv]]] = {
     "torchrun": (by.is_torchrun, by.torchrun),
     "horovod": (by.is_horovod, by.horovod),
     "openmpi": (by.is_openmpi, by.openmpi),
+    "mpich": (is_mpich, mpich),
     "slurm": (by.is_slurm_step, by.slurm),
     "pytorchjob": (is_pod, pod),
     "env": (by.is_plain, by.plain),
 }
+
+
+def limit_name_lookups(environ: MutableMapping[str, str]) -> None:
+    """Ask a name server again after one second instead of five, where the user has not said otherwise.
+
+    torch looks up the name of the peer at both ends of every connection that it opens: a start makes dozens of them,
+    and each lost answer would hold it up (resolv.conf(5)).
+    """
+    environ.setdefault("RES_OPTIONS", "timeout:1 attempts:5")
 
 
 def resolve(environ: Environ) -> RankEnv | NodeEnv | None:
@@ -34,15 +49,15 @@ def resolve(environ: Environ) -> RankEnv | NodeEnv | None:
     if not found:
         return None
     name = found[0]
-    if name in ("horovod", "openmpi", "slurm") and "pytorchjob" in found:
+    if name in ("horovod", "openmpi", "mpich", "slurm") and "pytorchjob" in found:
         raise ConfigError(
             f"PET_* variables are set beside those of {name}: they ask for an elastic agent on this node, which "
             f"{name} does not start. Unset the PET_* variables, or start torchrun under {name}."
         )
-    if name in ("horovod", "openmpi") and "slurm" in found:
+    if name in ("horovod", "openmpi", "mpich") and "slurm" in found:
         _check_called_once(environ, name)
     result = _LAUNCHERS[name][1](environ)
-    if isinstance(result, RankEnv) and name in ("horovod", "openmpi", "slurm"):
+    if isinstance(result, RankEnv) and name in ("horovod", "openmpi", "mpich", "slurm"):
         check_agreement(environ, result, PLAIN)
         if "openmpi" in found[1:]:
             check_agreement(environ, result, OPENMPI)
@@ -55,7 +70,7 @@ def _check_called_once(environ: Environ, launcher: str) -> None:
     In the ranks of a legitimate mpirun the step is that of mpirun's own daemons, one per remote node, or of the one
     task that called it. horovodrun goes over ssh, so that only the latter remains.
     """
-    tasks = by.slurm(environ).local_world_size if launcher == "openmpi" else by.slurm(environ).world_size
+    tasks = by.slurm(environ).local_world_size if launcher in ("openmpi", "mpich") else by.slurm(environ).world_size
     if tasks > 1:
         raise ConfigError(
             f"SLURM_STEP_ID={whole(environ, 'SLURM_STEP_ID')} has {tasks} tasks, and {launcher} variables are set: "

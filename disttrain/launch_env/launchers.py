@@ -24,6 +24,11 @@ from disttrain.launch_env.reading import (
     whole,
 )
 
+AGENT_VARIABLE = "DISTTRAIN_AGENT_PID"
+"""Our agent's process id, for ranks that are to end with it."""
+ROUND_VARIABLE = "DISTTRAIN_ROUND"
+"""Our agent's name for one start of the ranks, `JOB.NUMBER`. torch's restart count stays the same when a node joins."""
+
 
 def is_torchrun(environ: Environ) -> bool:
     """Whether torch's elastic agent started this process as a worker."""
@@ -45,7 +50,8 @@ def torchrun(environ: Environ) -> RankEnv:
         port(environ, "MASTER_PORT"),
         restart_count=whole(environ, "TORCHELASTIC_RESTART_COUNT", 0),
         agent_store=get(environ, "TORCHELASTIC_USE_AGENT_STORE") == "True",
-        run_id=get(environ, "TORCHELASTIC_RUN_ID") or "",
+        run_id="/".join(filter(None, (get(environ, "TORCHELASTIC_RUN_ID"), get(environ, ROUND_VARIABLE)))),
+        job_id=(get(environ, ROUND_VARIABLE) or "").partition(".")[0],
     )
 
 

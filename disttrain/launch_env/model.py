@@ -24,6 +24,8 @@ class RankEnv:
     restart_count: int = 0
     agent_store: bool = False
     run_id: str = ""
+    job_id: str = ""
+    """The same for all starts of the ranks by one agent, so that a run that was told to begin anew does so once."""
 
     @property
     def is_rank_zero(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import shutil
@@ -56,14 +57,20 @@ def weights_sha256(state: dict[str, torch.Tensor]) -> str:
 
 
 def save_model_dir(folder: Path, model: nn.Module, spec: ModelSpec) -> ModelSpec:
-    """Write the directory beside and rename it, so that it is whole or not there. Returns the spec with its hash."""
+    """Write the directory beside and rename it, so that it is whole or not there. Returns the spec with its hash.
+
+    Raises OSError.
+    """
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     spec = ModelSpec(**{**asdict(spec), "weights_sha256": weights_sha256(state)})
     beside = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
     beside.mkdir(parents=True)
     try:
         # Tied weights are one storage under two names, which safetensors refuses: write each name its own copy.
-        save_file({name: tensor.clone() for name, tensor in state.items()}, beside / WEIGHTS)
+        try:
+            save_file({name: tensor.clone() for name, tensor in state.items()}, beside / WEIGHTS)
+        except SafetensorError as error:
+            raise OSError(errno.EIO, f"cannot be written ({error})", str(beside / WEIGHTS)) from None
         description = {"format": _FORMAT, **asdict(spec)}
         (beside / DESCRIPTION).write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
         if folder.exists():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import signal
 import subprocess
@@ -18,6 +19,8 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 DISTTRAIN = [sys.executable, "-m", "disttrain"]
 TORCHRUN = [str(REPOSITORY / "launchers" / "torchrun.sh")]
 _MARK = "DISTTRAIN_TEST_COMMAND"
+
+needs_horovod = pytest.mark.skipif(importlib.util.find_spec("horovod") is None, reason="Horovod is not installed")
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import rank_checkpoints
 import rank_parts
 import torch
 import torch.distributed as dist
@@ -29,6 +30,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.hooks import RemovableHandle
 
 import disttrain
+import disttrain.assemble
 import disttrain.evaluation_run
 import disttrain.run
 from disttrain.comm.board import Board
@@ -98,7 +100,7 @@ class Observer:
 
         with contextlib.ExitStack() as stack:
             for place, name, value in (
-                (disttrain.run, "TrainPipeline", Pipeline),
+                (disttrain.assemble, "TrainPipeline", Pipeline),
                 (disttrain.run, "prepare", prepare),
                 (disttrain.run, "train", train),
                 (dist, "all_reduce", all_reduce),
@@ -171,7 +173,7 @@ class _StepHooks:
 @contextlib.contextmanager
 def joined(env: RankEnv) -> Iterator[tuple[Board, RankLogging]]:
     board = Board(env, TIMEOUT_S)
-    logging = RankLogging(board.store, env.rank, env.world_size, quiet=True)
+    logging = RankLogging(board.connect(), env.rank, env.world_size, quiet=True)
     try:
         yield board, logging
     finally:
@@ -293,7 +295,8 @@ def warn(env: RankEnv, after_s: float, apart_s: float) -> str:
 
 
 JOBS: dict[str, Callable[..., Any]] = {
-    "train": train, "evaluate": evaluate, "fit": fit, "boards": boards, "warn": warn
+    "train": train, "evaluate": evaluate, "fit": fit, "boards": boards, "warn": warn,
+    "train_from": rank_checkpoints.train_from,
 }  # fmt: skip
 
 

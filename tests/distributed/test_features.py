@@ -270,12 +270,15 @@ def test_channels_last_changes_the_memory_and_not_the_result(ranks: RankPool, me
     assert difference < 1e-5
 
 
-def test_bf16_compression_sends_two_bytes_a_value(ranks: RankPool, measured: Measured) -> None:
-    run, plain = train(ranks, **MLP, comm={"compression": "bf16"}), train(ranks, **MLP)
-    assert run.ranks[1]["ddp"]["comm_hook"] == "bf16_compress_hook"
+@pytest.mark.parametrize(("name", "dtype"), [("bf16", "bfloat16"), ("fp16", "float16")])
+def test_compression_to_16_bits_sends_two_bytes_a_value(
+    ranks: RankPool, measured: Measured, name: str, dtype: str
+) -> None:
+    run, plain = train(ranks, **MLP, comm={"compression": name}), train(ranks, **MLP)
+    assert run.ranks[1]["ddp"]["comm_hook"] == f"{name}_compress_hook"
     for step in range(STEPS):
         sent = gradient_reductions(run, step, rank=1)
-        assert {dtype for dtype, _ in sent} == {"torch.bfloat16"}
+        assert {kind for kind, _ in sent} == {f"torch.{dtype}"}
         assert sum(n for _, n in sent) == MLP_VALUES
     difference = relative_difference(agree(run), plain.final())
     measured("relative_difference", difference)

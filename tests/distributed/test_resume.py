@@ -55,8 +55,12 @@ def stop_after_first_checkpoint(commands: Commands, argv: list[str], run_dir: Pa
 
 @pytest.mark.parametrize(
     ("workers", "more"),
-    [(2, ["optim.name=sgd", "train.precision=bf16"]), (3, [])],
-    ids=["2_ranks_sgd_bf16", "3_ranks_adamw_fp32"],
+    [
+        (2, ["optim.name=sgd", "train.precision=bf16"]),
+        (3, []),
+        (2, ["train.precision=fp16", "optim.clip_norm=0.5", "train.ema_decay=0.9"]),
+    ],
+    ids=["2_ranks_sgd_bf16", "3_ranks_adamw_fp32", "2_ranks_fp16_clipped_averaged"],
 )
 def test_resume_after_a_kill_gives_the_same_bits_as_no_interruption(
     commands: Commands, workers: int, more: list[str]
@@ -71,6 +75,19 @@ def test_resume_after_a_kill_gives_the_same_bits_as_no_interruption(
     steps = [json.loads(line)["step"] for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     assert sorted(set(steps)) == sorted({int(json.loads(one)["step"]) for one in lines_of(whole)})
     assert json.loads((run_dir / "result.json").read_text())["restarts"] == 1
+
+
+def test_a_compiled_network_resumes_to_the_same_bits(commands: Commands) -> None:
+    """One rank, and steps of one size: compiling takes long."""
+    more = ["model.compile=true", "batch.global_batch_size=32", "train.max_steps=10", "train.eval_every_epochs=0"]
+    whole, run_dir = commands.folder / "whole", commands.folder / "killed"
+    commands.succeed(command(whole, 1, *more), timeout_s=300)
+    running = commands.start(command(run_dir, 1, *more))
+    running.poll((run_dir / "checkpoints/latest").exists, "a checkpoint", timeout_s=300)
+    running.process.kill()
+    running.wait()
+    assert "goes on from step" in commands.succeed(command(run_dir, 1, *more), timeout_s=300).stderr
+    assert sha256(run_dir) == sha256(whole)
 
 
 def lines_of(run_dir: Path) -> list[str]:
@@ -93,6 +110,32 @@ def test_a_signal_to_one_rank_saves_and_ends_all_with_143_and_the_same_command_g
     assert sha256(run_dir) == sha256(whole)
 
 
+def test_a_checkpoint_that_would_not_be_ready_in_time_is_not_begun(commands: Commands) -> None:
+    whole, run_dir = uninterrupted(commands, 2, ["train.max_steps=60"]), commands.folder / "hurried"
+    argv = command(run_dir, 2, "train.max_steps=60", "checkpoint.every_steps=7", "checkpoint.notice_s=0.001")
+    ended = stop_after_first_checkpoint(commands, argv, run_dir, signal.SIGTERM).wait()
+    assert ended.code == 143
+    assert "does not fit into what is left of checkpoint.notice_s=0.001" in ended.stderr
+    assert "which is not saved: the checkpoint before it stands" in ended.stderr
+    stopped = json.loads((run_dir / "status.json").read_text())["step"]
+    resumed = commands.succeed(argv).stderr
+    assert f"goes on from step {stopped} of" not in resumed
+    assert "goes on from step" in resumed
+    assert sha256(run_dir) == sha256(whole)
+
+
+def test_a_changed_config_goes_on_when_that_is_accepted(commands: Commands) -> None:
+    run_dir = commands.folder / "changed"
+    commands.succeed(command(run_dir, 1))
+    (run_dir / "result.json").unlink()
+    changed = command(run_dir, 1, "optim.lr=0.001", f"train.max_steps={STEPS + 6}")
+    refused = commands.run(changed)
+    assert refused.code == 2
+    assert "optim.lr: 0.004 -> 0.001" in refused.stderr
+    assert f"goes on from step {STEPS} of {STEPS + 6}" in commands.succeed([*changed, "--accept-changed-config"]).stderr
+    assert "lr: 0.001" in (run_dir / "config.yaml").read_text()
+
+
 def test_a_run_goes_on_with_another_number_of_workers_to_the_same_weights(commands: Commands) -> None:
     whole, run_dir = uninterrupted(commands, 3, ["model.dropout=0.0"]), commands.folder / "fewer"
     ended = stop_after_first_checkpoint(commands, command(run_dir, 3, "model.dropout=0.0"), run_dir, signal.SIGKILL)
@@ -107,13 +150,13 @@ def test_a_damaged_checkpoint_is_refused_by_name_and_training_goes_on_from_the_o
     argv = command(run_dir, 2)
     commands.succeed(argv)
     (run_dir / "result.json").unlink()  # as if the run had been killed right after its last checkpoint
-    tensors = run_dir / f"checkpoints/step_{STEPS:08d}/tensors.safetensors"
+    tensors = run_dir / f"checkpoints/step_{STEPS:08d}/tensors_0.safetensors"
     content = bytearray(tensors.read_bytes())
     content[len(content) // 2] ^= 1
     tensors.write_bytes(content)
     resumed = commands.succeed(argv)
-    assert f"step_{STEPS:08d} is refused: tensors.safetensors is not what was written" in resumed.stderr
-    assert f"goes on from step {STEPS - 4} of {STEPS}" in resumed.stderr
+    assert f"step_{STEPS:08d} is refused: tensors_0.safetensors is not what was written" in resumed.stderr
+    assert f"goes on from step {STEPS - 2} of {STEPS}" in resumed.stderr  # the end of an epoch, best in validation
     assert sha256(run_dir) == sha256(whole)
 
 

@@ -345,8 +345,13 @@ CASES = (
         ("batch.global_batch_size=8", "batch.micro_batch_size=9"), early=True,
     ),
     Case(
-        "horovod_backend", 2, (r"train\.backend=horovod: .*DistributedDataParallel.*ddp",), ("train.backend=horovod",),
-        early=True,
+        "horovod_with_a_sharded_optimizer", 2,
+        (r"optim\.zero_redundancy=true with train\.backend=horovod: .*Use train\.backend=ddp",),
+        ("train.backend=horovod", "optim.zero_redundancy=true"), early=True,
+    ),
+    Case(
+        "a_setting_of_horovod_without_it", 2, (r"comm\.adasum=True is a setting of Horovod.*train\.backend=horovod",),
+        ("comm.adasum=true",), early=True,
     ),
     Case(
         "more_workers_than_samples", 2,

@@ -1,25 +1,16 @@
-"""How the exit codes of ranks and agents become that of the command, and how cores are divided."""
+"""From the options of a launch to an agent, and how cores are divided."""
 
 from __future__ import annotations
 
+import argparse
 import os
 from types import SimpleNamespace
 
 import pytest
+from torch.distributed import run as torchrun
 
 from disttrain import launch
 from disttrain.errors import ConfigError
-
-
-@pytest.mark.parametrize(
-    ("worker", "command"), [(0, 0), (1, 1), (2, 2), (5, 5), (143, 143), (144, 144), (-15, 143), (-9, 144), (-11, 144)]
-)
-def test_a_ranks_exit_code_is_handed_on_and_its_signal_becomes_one_to_retry(
-    worker: int, command: int, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert launch._worker_exit_code(3, worker) == command
-    told = capsys.readouterr().err
-    assert ("rank 3 was killed by SIG" in told) == (worker in (-9, -11))
 
 
 @pytest.mark.parametrize(
@@ -48,3 +39,41 @@ def test_without_a_gpu_auto_is_one_worker(monkeypatch: pytest.MonkeyPatch) -> No
     assert launch.default_worker_count() == 1
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
     assert launch.default_worker_count() == 8
+
+
+def options(*words: str) -> argparse.Namespace:
+    return torchrun.parse_args([*words, "train.py"])
+
+
+@pytest.mark.parametrize("words", [["--standalone"], ["--nnodes", "1"], []])
+def test_a_job_on_one_node_meets_at_a_free_port(words: list[str]) -> None:
+    chosen = options(*words)
+    chosen.master_port = None  # a torch before 2.15 says 29500 also where the user does not
+    launch._choose_meeting_place(chosen)
+    assert (chosen.rdzv_backend, chosen.rdzv_endpoint) == ("c10d", "localhost:0")
+    other = options(*words)
+    other.master_port = None
+    launch._choose_meeting_place(other)
+    assert chosen.rdzv_id != other.rdzv_id
+
+
+@pytest.mark.parametrize(
+    "words", [["--master-port", "1234"], ["--rdzv-endpoint", "localhost:1"], ["--nnodes", "2", "--node-rank", "1"]]
+)
+def test_a_meeting_place_that_the_user_gives_stays(words: list[str]) -> None:
+    chosen, given = options(*words), options(*words)
+    launch._choose_meeting_place(chosen)
+    assert (chosen.rdzv_backend, chosen.rdzv_endpoint) == (given.rdzv_backend, given.rdzv_endpoint)
+    assert chosen.master_port == (given.master_port or 29500)
+
+
+@pytest.mark.parametrize(("given", "seconds"), [([], 5), (["--rdzv-conf", "last_call_timeout=40"], 40)])
+def test_a_job_waits_a_short_while_for_more_nodes_unless_the_user_says_otherwise(
+    given: list[str], seconds: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")  # the agent sets it
+    place = ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", "--nnodes", "1:2"]
+    agent = launch._build_agent([*place, *given, "--max-restarts", "3", "--module", "disttrain"], notice_s=7)
+    spec = agent.get_worker_group().spec
+    assert spec.max_restarts == 3
+    assert spec.rdzv_handler._handler.settings.timeout.last_call.total_seconds() == seconds

@@ -97,6 +97,10 @@ def test_torchrun_run_id_and_restart_count_are_handed_on() -> None:
     assert (env.run_id, env.restart_count, env.node_rank) == ("xyz", 2, 1)
 
 
+def test_each_start_of_the_ranks_by_our_agent_has_a_run_id_of_its_own() -> None:
+    assert rank_env({**TORCHRUN, "TORCHELASTIC_RUN_ID": "7", "DISTTRAIN_ROUND": "a1"}).run_id == "7/a1"
+
+
 @pytest.mark.parametrize("outer", [SRUN, OMPI, HOROVOD, POD], ids=["srun", "mpirun", "horovodrun", "pod"])
 def test_a_torchrun_worker_wins_over_the_launcher_around_its_agent(outer: dict[str, str]) -> None:
     assert resolve({**outer, **TORCHRUN}) == resolve(TORCHRUN)

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from disttrain.batch import BatchPlan
 from disttrain.data.pipeline import InMemorySamples, TrainPipeline
+from disttrain.ledger import Ledger
 from disttrain.loop import Parts, Position, train, train_step
 from disttrain.loss import build_loss
 from disttrain.metrics import Tally
@@ -35,6 +36,8 @@ class OneRank:
     def no_sync(self, model: nn.Module) -> Any:
         return contextlib.nullcontext()
 
+    def wait_grads(self) -> None: ...
+
 
 class Capture(torch.optim.SGD):
     """Keeps the gradient of every step and moves no weight."""
@@ -56,6 +59,10 @@ def network() -> nn.Module:
     return net
 
 
+def unexpected(position: Position) -> None:
+    raise AssertionError(f"step {position.step} was found not finite")
+
+
 def parts_of(rank: int = 0, world_size: int = 1, micro: int | None = None, **fields: Any) -> Parts:
     net = network()
     plan = BatchPlan.build(COUNT, world_size, 16, micro)
@@ -64,7 +71,7 @@ def parts_of(rank: int = 0, world_size: int = 1, micro: int | None = None, **fie
     made: dict[str, Any] = {
         "model": net, "optimizer": Capture(net), "schedule": lambda step: 0.1 * (step + 1),
         "precision": Precision("fp32", CPU), "comm": OneRank(rank, world_size), "pipeline": pipeline,
-        "loss": build_loss(), "average": None, "clip_norm": None, "log_every_steps": 25, "seed": 3,
+        "loss": build_loss(), "average": None, "clip_norm": None, "seed": 3, "ledger": Ledger(), "remedy": unexpected,
     }  # fmt: skip
     return Parts(**{**made, **fields})
 

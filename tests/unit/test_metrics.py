@@ -29,6 +29,7 @@ def test_a_tally_counts_losses_correct_answers_and_samples_of_all_micro_batches(
     tally, batches = Tally(CPU), [batch(7, 1), batch(3, 2), batch(7, 3)]
     for one in batches:
         tally.add(*one)
+    tally.confirm()
     loss, correct, count = tally.take().tolist()
     assert loss == pytest.approx(sum(one[2].item() for one in batches), rel=1e-6)
     assert correct == sum(int((outputs.argmax(1) == targets).sum()) for outputs, targets, _ in batches)
@@ -39,22 +40,35 @@ def test_a_tally_counts_losses_correct_answers_and_samples_of_all_micro_batches(
 def test_taking_begins_anew() -> None:
     tally = Tally(CPU)
     tally.add(*batch(4, 1))
+    tally.confirm()
     first = tally.take()
     assert tally.take().tolist() == [0, 0, 0]
     assert first[2] == 4
     tally.add(*batch(2, 1))
+    tally.confirm()
     assert tally.take()[2] == 2
+
+
+def test_what_a_step_gave_counts_only_once_it_is_confirmed() -> None:
+    tally = Tally(CPU)
+    tally.add(*batch(4, 1))
+    tally.take_back()
+    tally.add(*batch(3, 2))
+    tally.confirm()
+    assert tally.take()[2] == 3
 
 
 def test_a_tally_keeps_no_graph_alive() -> None:
     tally = Tally(CPU)
     tally.add(*batch(4, 1))
+    tally.confirm()
     assert not tally.take().requires_grad
 
 
 def test_outputs_without_classes_are_counted_without_correct_answers() -> None:
     tally = Tally(CPU)
     tally.add(torch.zeros(6, 1), torch.zeros(6, 1), torch.tensor(2.5))
+    tally.confirm()
     assert tally.take().tolist() == [2.5, 0, 6]
     assert not tally.classifies
 

@@ -30,8 +30,8 @@ def trained(name: str, max_norm: float | None, weight: float = 3.0) -> tuple[tor
     nn.init.constant_(net.weight, weight)
     optimizer, precision = torch.optim.SGD(net.parameters(), lr=1.0), Precision(name, CPU)
     precision.backward(net(torch.tensor([[3.0, 4.0]])).sum())
-    norm = precision.clip(optimizer, net, max_norm)
-    precision.step(optimizer)
+    norm = precision.clip(optimizer, max_norm)
+    assert precision.step(optimizer, norm)
     return norm, weight - net.weight.detach()
 
 
@@ -53,7 +53,7 @@ def test_parameters_without_a_gradient_are_no_obstacle() -> None:
     net = nn.ModuleList([nn.Linear(2, 1), nn.Linear(2, 1)])
     precision = Precision("fp32", CPU)
     precision.backward(net[0](torch.ones(1, 2)).sum())
-    assert precision.clip(torch.optim.SGD(net.parameters(), lr=1.0), net, 1.0).item() == pytest.approx(3**0.5)
+    assert precision.clip(torch.optim.SGD(net.parameters(), lr=1.0), 1.0).item() == pytest.approx(3**0.5)
 
 
 def test_in_fp16_a_step_whose_gradient_overflows_is_left_out_and_the_scale_halved() -> None:
@@ -63,6 +63,29 @@ def test_in_fp16_a_step_whose_gradient_overflows_is_left_out_and_the_scale_halve
     assert precision.scaler is not None
     precision.backward(net(torch.full((1, 2), float("inf"))).sum())
     scale = precision.scaler.get_scale()
-    precision.step(optimizer)
+    norm = precision.clip(optimizer, None)
+    assert precision.step(optimizer, norm)
     assert torch.equal(net.weight, before)
     assert precision.scaler.get_scale() == scale / 2
+
+
+def test_in_fp16_an_overflow_at_the_least_scale_is_a_fault() -> None:
+    net = nn.Linear(2, 1)
+    optimizer, precision = torch.optim.SGD(net.parameters(), lr=1.0), Precision("fp16", CPU)
+    assert precision.scaler is not None
+    found = []
+    for _ in range(18):
+        optimizer.zero_grad()
+        precision.backward(net(torch.full((1, 2), float("nan"))).sum())
+        found.append(precision.step(optimizer, precision.clip(optimizer, None)))
+    assert found == [True] * 16 + [False] * 2
+    assert bool(net.weight.isfinite().all())
+
+
+def test_in_fp32_a_gradient_that_is_not_finite_leaves_the_weights_as_they_are() -> None:
+    net = nn.Linear(2, 1)
+    before = net.weight.detach().clone()
+    optimizer, precision = torch.optim.SGD(net.parameters(), lr=1.0), Precision("fp32", CPU)
+    precision.backward(net(torch.full((1, 2), float("nan"))).sum())
+    assert not precision.step(optimizer, precision.clip(optimizer, 1.0))
+    assert torch.equal(net.weight, before)

@@ -144,3 +144,11 @@ def test_only_a_finished_run_has_a_result(tmp_path: Path, content: str | None, e
 
 def test_the_same_config_file_finds_the_same_run() -> None:
     assert default_run_dir(Path("configs/planesnet.yaml")) == Path("runs/planesnet")
+
+
+def test_a_changed_config_can_be_accepted(tmp_path: Path) -> None:
+    claim_run_dir(tmp_path, build_config({"optim": {"lr": 0.1}}), "never")
+    changed = build_config({"optim": {"lr": 0.2}})
+    with pytest.raises(ConfigError, match="--accept-changed-config"):
+        check_run_dir(tmp_path, changed, "auto")
+    check_run_dir(tmp_path, changed, "auto", accept_changes=True)

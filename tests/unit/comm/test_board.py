@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from disttrain.comm import board as board_module
-from disttrain.comm.board import Board, Failure, RanksFailed, describe_failure, render_failures, render_ranks
+from disttrain.comm.board import Board
+from disttrain.comm.failures import Failure, RanksFailed, describe_failure, render_failures, render_ranks
 from disttrain.errors import ConfigError, DataError, DivergedError, PeerLostError
 from disttrain.launch_env import RankEnv
 
@@ -67,12 +68,19 @@ def test_ranks_meet_and_nothing_failed(port: int) -> None:
     assert ranks(port, 3, lambda board: board.agree("start")) == [[], [], []]
 
 
+def test_a_program_that_trains_twice_has_one_port_and_the_second_timeout(port: int) -> None:
+    for timeout_s in (20, 7):
+        board = Board(env(0, 2, port), timeout_s)
+        assert board.store.underlying_store.timeout.total_seconds() == timeout_s  # type: ignore[attr-defined]
+        board.close()
+
+
 def test_what_one_rank_posts_all_ranks_read_first_one_first(port: int) -> None:
     def work(board: Board) -> list[int]:
         rank = board.env.rank
         first = board.agree("one", Failure(1, "h", 3, "no data") if rank == 1 else None)
         second = board.agree("two", Failure(0, "h", 2, "no config") if rank == 0 else None)
-        return [len(first), *(one.rank for one in second)]
+        return [first[0].rank, *(one.rank for one in second)]  # a faster rank may have posted its second one by now
 
     assert ranks(port, 3, work) == [[1, 1, 0]] * 3
 
@@ -160,8 +168,8 @@ def test_rank_zeros_text_reaches_all(port: int) -> None:
 
 def test_the_rank_that_posts_first_learns_so(port: int) -> None:
     def work(board: Board) -> tuple[int, int]:
-        place = board.post(Failure(board.env.rank, "h", 4, "x"))
-        return place, len(board.gathered_failures())
+        place = board.notices.post(Failure(board.env.rank, "h", 4, "x"))
+        return place, len(board.notices.gathered())
 
     results = ranks(port, 3, work)
     assert sorted(place for place, _ in results) == [1, 2, 3]
@@ -171,9 +179,9 @@ def test_the_rank_that_posts_first_learns_so(port: int) -> None:
 def test_another_run_on_the_same_store_is_not_seen(port: int) -> None:
     host = Board(env(0, 2, port, "one"), 5)
     other = Board(RankEnv("env", 1, 1, 0, 2, 2, "127.0.0.1", port, restart_count=1, run_id="one"), 5)
-    host.post(Failure(0, "h", 4, "x"))
-    assert other.failures() == []
-    assert len(host.failures()) == 1
+    host.notices.post(Failure(0, "h", 4, "x"))
+    assert other.notices.failures() == []
+    assert len(host.notices.failures()) == 1
 
 
 def test_a_port_in_use_is_a_config_error() -> None:

@@ -18,6 +18,12 @@ REFUSED: list[tuple[Values, str]] = [
     ({"optim": {"name": "sgd", "momentum": 0.0}}, "Set momentum=0.9 or nesterov=false"),
     ({"comm": {"compression": "powersgd"}, "train": {"precision": "fp16"}}, "Use train.precision=bf16"),
     ({"data": {"test_time_symmetries": True}}, "none is on"),
+    ({"comm": {"fusion_mib": 64.0}}, "or set train.backend=horovod"),
+    ({"comm": {"adasum": True}}, "or set train.backend=horovod"),
+    ({"train": {"backend": "horovod"}, "optim": {"zero_redundancy": True}}, "Use train.backend=ddp"),
+    ({"train": {"backend": "horovod"}, "model": {"sync_batchnorm": True}}, "a network with GroupNorm"),
+    ({"train": {"backend": "horovod"}, "comm": {"compression": "bf16"}}, "Use comm.compression=fp16"),
+    ({"train": {"backend": "horovod"}, "comm": {"adasum": True, "compression": "fp16"}}, "Use comm.compression=none"),
 ]
 ACCEPTED: list[Values] = [
     {"batch": {"global_batch_size": 8, "micro_batch_size": 8}},
@@ -28,6 +34,9 @@ ACCEPTED: list[Values] = [
     {"optim": {"name": "adamw", "momentum": 0.0}},
     {"comm": {"compression": "powersgd"}, "train": {"precision": "bf16"}},
     {"data": {"test_time_symmetries": True, "vertical_flip": True}},
+    {"train": {"backend": "horovod"}, "comm": {"fusion_mib": 0.0, "cycle_time_ms": 2.5, "autotune": True}},
+    {"train": {"backend": "horovod"}, "comm": {"compression": "fp16", "timeline": "timeline.json"}},
+    {"comm": {"compression": "fp16"}, "train": {"precision": "fp16"}},
 ]
 
 

@@ -1,0 +1,195 @@
+"""One checkpoint on disk: its files, the manifest that vouches for them, and how it is read back.
+
+step_00000100/tensors_0.safetensors ...   one file for each rank that had something to write
+step_00000100/values.json                 step, scaler, figures
+step_00000100/manifest.json               size and sha256 of every file, and its own sha256
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from disttrain.data.cache import file_sha256
+from disttrain.errors import ConfigError, IntegrityError
+
+VALUES, MANIFEST = "values.json", "manifest.json"
+_SUFFIX = ".safetensors"
+_FORMAT = 2
+_PREFIX = "step_"
+_OWN_DIGEST = "manifest_sha256"
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """All that a resumed run needs: tensors by name, and plain values."""
+
+    tensors: dict[str, torch.Tensor]
+    """Those of a checkpoint are read from the disk when they are used."""
+    values: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """What the manifest says about a file."""
+
+    bytes: int
+    sha256: str
+
+
+def checkpoint_dir(folder: Path, step: int) -> Path:
+    """Where the checkpoint of a step lies."""
+    return folder / f"{_PREFIX}{step:08d}"
+
+
+def step_of(path: Path) -> int | None:
+    """The step that a checkpoint's folder name speaks of; None where it is not named like one."""
+    match = re.fullmatch(rf"{_PREFIX}(\d{{8,}})", path.name)
+    return int(match[1]) if match else None
+
+
+def unfinished_dir(folder: Path, step: int, name: str) -> Path:
+    """Where a checkpoint of that step is written until it is whole, or lies until it is removed."""
+    return folder / f".{_PREFIX}{step:08d}.{name}"
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what saves of earlier starts have left."""
+    for path in folder.glob(f".{_PREFIX}*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def share_name(rank: int) -> str:
+    """The file that a rank writes."""
+    return f"tensors_{rank}{_SUFFIX}"
+
+
+def write_text(path: Path, text: str) -> FileRecord:
+    """Write a file and flush it to the disk. Raises OSError."""
+    content = text.encode()
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    return FileRecord(len(content), hashlib.sha256(content).hexdigest())
+
+
+def write_manifest(path: Path, step: int, world_size: int, files: Mapping[str, FileRecord]) -> None:
+    """The last file of a checkpoint. Raises OSError."""
+    content = {
+        "format": _FORMAT,
+        "step": step,
+        "world_size": world_size,
+        "files": {name: asdict(record) for name, record in files.items()},
+    }
+    write_text(path / MANIFEST, json.dumps({**content, _OWN_DIGEST: _digest(content)}, indent=1) + "\n")
+
+
+def _digest(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def commit(beside: Path, target: Path) -> None:
+    """Give a checkpoint that is whole its name, in place of an older one of the same step. Raises OSError."""
+    flush(beside)
+    if target.exists():
+        discard(target)
+    beside.rename(target)
+    flush(target.parent)
+
+
+def discard(path: Path) -> None:
+    """Remove a checkpoint so that it is there whole or not at all. Raises OSError."""
+    gone = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    path.rename(gone)
+    shutil.rmtree(gone, ignore_errors=True)
+
+
+def flush(path: Path) -> None:
+    """Let the disk have the names in a folder."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def find_fault(path: Path) -> str | None:
+    """What is wrong with a checkpoint; None where it is whole."""
+    try:
+        for name, record in _read_manifest(path).items():
+            size = (path / name).stat().st_size
+            if record.bytes not in (size, -1):
+                return f"{name} is not what was written (it has {size:,} bytes instead of {record.bytes:,})"
+            if file_sha256(path / name) != record.sha256:
+                return f"{name} is not what was written (its sha256 differs)"
+    except OSError as error:
+        return f"{Path(error.filename or path).name} cannot be read ({error.strerror})"
+    except _ManifestFault as fault:
+        return str(fault)
+    return None
+
+
+class _ManifestFault(Exception):
+    """Why a manifest cannot be trusted."""
+
+
+def _read_manifest(path: Path) -> dict[str, FileRecord]:
+    """The files of a checkpoint. Raises OSError or _ManifestFault."""
+    try:
+        content: dict[str, Any] = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        if "format" not in content and "sha256" in content:  # as the first version of disttrain wrote it
+            files = {name: FileRecord(-1, digest) for name, digest in content["sha256"].items()}
+        else:
+            own = content.pop(_OWN_DIGEST)
+            if content["format"] != _FORMAT and own == _digest(content):
+                raise _ManifestFault(
+                    f"{MANIFEST} has format {content['format']}, this version of disttrain reads format {_FORMAT}"
+                )
+            if own != _digest(content):
+                raise _ManifestFault(f"{MANIFEST} is damaged (its sha256 differs)")
+            files = {name: FileRecord(**record) for name, record in content["files"].items()}
+        step = content["step"]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise _ManifestFault(f"{MANIFEST} is damaged") from None
+    if step_of(path) not in (None, step):
+        raise _ManifestFault(f"{MANIFEST} is that of step {step}")
+    return files
+
+
+def load_checkpoint(path: Path, verified: bool = False) -> Snapshot:
+    """A checkpoint that `find_checkpoint` or the user named, whichever world size has written it.
+
+    With `verified` it is taken for whole: where one rank has verified it, the others need not. Raises ConfigError where
+    there is none, IntegrityError where it is not what was written.
+    """
+    if not path.is_dir():
+        raise ConfigError(f"--resume {path}: there is no such checkpoint folder.")
+    if fault := None if verified else find_fault(path):
+        raise IntegrityError(f"checkpoint {path} is refused: {fault}. Use an earlier one.")
+    try:
+        tensors: dict[str, torch.Tensor] = {}
+        for name in sorted(_read_manifest(path)):
+            if name.endswith(_SUFFIX):
+                tensors |= load_file(path / name)
+        return Snapshot(tensors, read_values(path))
+    except (OSError, SafetensorError, ValueError, _ManifestFault) as error:
+        raise IntegrityError(f"checkpoint {path} cannot be read: {error}. Use an earlier one.") from None
+
+
+def read_values(path: Path) -> dict[str, Any]:
+    """The plain values of a checkpoint. Raises OSError or ValueError."""
+    values: dict[str, Any] = json.loads((path / VALUES).read_text(encoding="utf-8"))
+    return values

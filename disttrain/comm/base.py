@@ -1,0 +1,69 @@
+"""What the trainer asks of a communication backend."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+
+class Comm(Protocol):
+    """One rank's end of the connection to all others: `DdpComm` or `HorovodComm`.
+
+    Every method is called on every rank, in the same order. With one rank there is nobody to talk to: the network
+    stays as it is and every verb does nothing.
+    """
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """The network with rank zero's weights on every rank, and gradients averaged over ranks during backward."""
+        ...
+
+    def settle(self, model: nn.Module, backward_once: Callable[[], None]) -> None:
+        """Fix the order in which gradients are added up, before the first step."""
+        ...
+
+    def no_sync(self, model: nn.Module) -> contextlib.AbstractContextManager[Any]:
+        """Within it, backward adds to this rank's gradients only: all micro-batches of a step but the last."""
+        ...
+
+    def wait_grads(self) -> None:
+        """Return once the gradients are those of the whole global batch."""
+        ...
+
+    def all_reduce(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The sum over all ranks, in place."""
+        ...
+
+    def share_buffers(self, model: nn.Module) -> None:
+        """Rank zero's buffers on every rank: after a step each has running statistics of BatchNorm of its own."""
+        ...
+
+    def barrier(self) -> None:
+        """Wait for every rank."""
+        ...
+
+    def rank_state(self) -> dict[str, torch.Tensor]:
+        """What this rank alone knows and a resumed run needs: the error feedback of a compression, say."""
+        ...
+
+    def load_rank_state(self, state: dict[str, torch.Tensor]) -> None:
+        """Go on from what `rank_state` gave."""
+        ...
+
+    def close(self) -> None:
+        """Leave the others."""
+        ...
+
+
+def gather(comm: Comm, values: list[float]) -> torch.Tensor:
+    """float64 [world_size, len(values)] on the CPU: every rank's values, on every rank."""
+    table = torch.zeros(comm.world_size, len(values), dtype=torch.float64, device=comm.device)
+    table[comm.rank] = torch.tensor(values, dtype=torch.float64)
+    return comm.all_reduce(table).cpu()

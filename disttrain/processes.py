@@ -1,0 +1,69 @@
+"""Processes as other processes of the same machine see them. Linux; elsewhere nothing is known of them."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+GONE = "gone"
+
+
+def die_with_parent(parent: int) -> None:
+    """Let the kernel end this process when `parent`, which has started it, is gone, however it went."""
+    if sys.platform != "linux":
+        return
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it went before the kernel was told
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class ProcessId(NamedTuple):
+    """One process of all machines and times."""
+
+    place: str
+    """Machine, its boot, and the container's own process numbers."""
+    pid: int
+    started: int
+    """In clock ticks after boot: process numbers are used again."""
+
+    @classmethod
+    def own(cls) -> ProcessId:
+        """This process."""
+        stat = _stat(os.getpid())
+        return cls(_own_place(), os.getpid(), int(stat[1]) if stat else 0)
+
+
+def process_state(process: ProcessId) -> str | None:
+    """A letter as in /proc/PID/stat (`T` is stopped, `D` waits for a disk), `gone`, or None for another machine's."""
+    if not process.place or process.place != _own_place():
+        return None
+    stat = _stat(process.pid)
+    if stat is None or int(stat[1]) != process.started or stat[0] in "ZX":
+        return GONE
+    return stat[0]
+
+
+@functools.lru_cache(maxsize=1)
+def _own_place() -> str:
+    try:
+        return f"{_BOOT_ID.read_text().strip()} {os.readlink('/proc/self/ns/pid')}"  # noqa: PTH115 (not a path)
+    except OSError:
+        return ""
+
+
+def _stat(pid: int) -> tuple[str, str] | None:
+    """State and time of start."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return fields[0], fields[19]

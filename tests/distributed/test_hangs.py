@@ -1,0 +1,282 @@
+"""Ranks that stop moving: the others leave within a bound, and one report names who is to blame and where it stands."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from disttrain.comm.board import Board
+from disttrain.errors import PeerLostError
+from disttrain.launch_env import RankEnv
+
+from .commands import DISTTRAIN, Commands, Ended, Running
+from .pool import Measured
+
+TIMEOUT_S = 5.0
+BOUND_S = TIMEOUT_S + 6  # on a busy machine; what it is meant to be: timeout_s and about 5 s
+USER_CODE = """
+import os
+import signal
+import time
+
+import torch
+
+RANK = os.environ.get("RANK")
+
+
+def wait_for_a_disk_that_never_answers():
+    while True:
+        time.sleep(3600)
+
+
+class Points(torch.utils.data.Dataset):
+    classes = ("inside", "outside")
+
+    def __init__(self, blocks_on=None, dies_on=None):
+        if RANK == dies_on:
+            os.kill(os.getpid(), signal.SIGKILL)
+        self.points = torch.randn(200, 2, generator=torch.Generator().manual_seed(0))
+        self.blocks_on, self.taken = blocks_on, 0
+
+    def __len__(self):
+        return len(self.points)
+
+    def __getitem__(self, index):
+        self.taken += 1
+        if RANK == self.blocks_on and self.taken > 300:
+            wait_for_a_disk_that_never_answers()
+        return self.points[index], int(self.points[index].norm() > 1.2)
+"""
+CONFIG = f"""
+model: {{name: 'torch.nn:Linear', kwargs: {{in_features: 2, out_features: 2}}}}
+data: {{name: 'user_code:Points', placement: stream, loader_workers: 0}}
+batch: {{global_batch_size: 20}}
+train: {{epochs: 1000000, log_every_steps: 10}}
+comm: {{timeout_s: {TIMEOUT_S}}}
+"""
+
+
+def command(commands: Commands, *options: str) -> list[str | Path]:
+    commands.write("user_code.py", USER_CODE)
+    config = commands.write("config.yaml", CONFIG)
+    return [*DISTTRAIN, "train", config, "--run-dir", "run", "--quiet", *options]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def start_by_hand(commands: Commands, *options: str, world_size: int = 2) -> list[Running]:
+    """Ranks without an agent: rank zero hosts the store."""
+    port = str(free_port())
+    variables = {"WORLD_SIZE": str(world_size), "LOCAL_WORLD_SIZE": str(world_size), "MASTER_PORT": port}
+    variables |= {"MASTER_ADDR": "127.0.0.1"}
+    argv = command(commands, *options)
+    return [commands.start(argv, RANK=str(k), LOCAL_RANK=str(k), **variables) for k in range(world_size)]
+
+
+def until_it_trains(commands: Commands, running: Running) -> None:
+    status = commands.folder / "run" / "status.json"
+    running.poll(lambda: status.exists() and json.loads(status.read_text())["step"] > 20, "a few steps")
+
+
+def rank_log(commands: Commands, rank: int) -> str:
+    return (commands.folder / "run" / "logs" / f"rank_{rank}.log").read_text()
+
+
+def pid_of_rank(running: Running, rank: int) -> int:
+    for pid in running.processes():
+        variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        if f"RANK={rank}".encode() in variables and b"-m" in Path(f"/proc/{pid}/cmdline").read_bytes():
+            return pid
+    raise AssertionError(f"rank {rank} is not there")
+
+
+def reports(stderr: str) -> list[str]:
+    """What ranks have reported; the agent may add that it had to kill a rank that was stopped."""
+    lines = [line for line in stderr.splitlines() if line.startswith("disttrain: error:")]
+    return [line for line in lines if "had not ended with its peers and was killed" not in line]
+
+
+def test_a_stopped_rank_is_named_with_its_phase_and_stack_and_the_job_ends_with_144(
+    commands: Commands, measured: Measured
+) -> None:
+    running = commands.start(command(commands, "--workers", "2"))
+    until_it_trains(commands, running)
+    pid = pid_of_rank(running, 1)
+    os.kill(pid, signal.SIGSTOP)
+    began = time.monotonic()
+    ended = running.wait(timeout_s=40)
+    measured("seconds from SIGSTOP to the end of the job", round(time.monotonic() - began, 1))
+    assert ended.code == 144, ended.stderr
+    assert time.monotonic() - began < BOUND_S + 5  # the agent gives the stopped rank 5 s of its own
+    assert len(reports(ended.stderr)) == 1, ended.stderr
+    assert f"rank 1 on {socket.gethostname()} (pid {pid}) holds the others up" in ended.stderr
+    assert re.search(
+        r"no sign of life for \d+ s, its process is stopped \(SIGSTOP\); last seen in phase \w+", ended.stderr
+    )
+    assert re.search(r"loop\.py:\d+ train\n", ended.stderr)
+    assert re.search(r"rank 0: in phase allreduce \(waiting for the other ranks\) of step \d+ for \d+ s", ended.stderr)
+    assert "holds the others up" in rank_log(commands, 0)
+    assert "Traceback" not in ended.stderr
+
+
+def test_of_several_ranks_that_wait_one_reports_and_all_write_it_down(commands: Commands, measured: Measured) -> None:
+    ranks = start_by_hand(commands, world_size=3)
+    until_it_trains(commands, ranks[0])
+    os.kill(ranks[2].process.pid, signal.SIGSTOP)
+    began = time.monotonic()
+    endings = [one.wait(timeout_s=40) for one in ranks[:2]]
+    seconds = time.monotonic() - began
+    ranks[2].kill()
+    measured("seconds from SIGSTOP to the end of the others", round(seconds, 1))
+    assert [one.code for one in endings] == [144, 144]
+    assert seconds < BOUND_S
+    stderr = "".join(one.stderr for one in endings)
+    assert len(reports(stderr)) == 1, stderr
+    assert re.search(r"rank 2 on \S+ \(pid \d+\) holds the others up", stderr)
+    for rank in range(2):
+        assert re.search(r"rank 2 on \S+ \(pid \d+\) holds the others up", rank_log(commands, rank))
+        dump = commands.folder / "run" / "logs" / f"flight_recorder_rank_{rank}"
+        assert dump.exists() == hasattr(torch._C._distributed_c10d, "_dump_fr_trace")
+        assert (str(dump.relative_to(commands.folder)) in rank_log(commands, rank)) == dump.exists()
+
+
+def test_a_stopped_rank_zero_that_hosts_the_board_is_named_by_the_others(
+    commands: Commands, measured: Measured
+) -> None:
+    zero, one = start_by_hand(commands)
+    until_it_trains(commands, one)
+    os.kill(zero.process.pid, signal.SIGSTOP)
+    began = time.monotonic()
+    ended = one.wait(timeout_s=40)
+    seconds = time.monotonic() - began
+    zero.kill()
+    measured("seconds from SIGSTOP to the end of the others", round(seconds, 1))
+    assert ended.code == 144, ended.stderr
+    assert seconds < BOUND_S
+    assert len(reports(ended.stderr)) == 1, ended.stderr
+    host = f"rank 0 on {socket.gethostname()} (pid {zero.process.pid})"
+    assert f"{host}, which hosts the notice board, gives no answer for " in ended.stderr
+    assert "its process is stopped (SIGSTOP)" in ended.stderr
+    assert re.search(r"last seen in phase \w+.* of step \d+; its stack", ended.stderr)
+    assert "gives no answer" in rank_log(commands, 1)
+
+
+@pytest.mark.parametrize("launch", ["workers", "by_hand"])
+def test_a_dataset_that_blocks_on_one_rank_is_named_with_the_function_that_blocks(
+    commands: Commands, launch: str
+) -> None:
+    blocks = "data.kwargs.blocks_on='1'"
+    if launch == "workers":
+        endings = [commands.run(command(commands, "--workers", "2", blocks), timeout_s=60)]
+    else:
+        endings = [one.wait(timeout_s=60) for one in start_by_hand(commands, blocks)]
+    assert {one.code for one in endings} == {144}, endings[0].stderr
+    stderr = "".join(one.stderr for one in endings)
+    assert len(reports(stderr)) == 1, stderr
+    assert re.search(r"rank 1 on \S+ \(pid \d+\): in phase data \(waiting for data\) of step \d+ for \d+ s", stderr)
+    assert re.search(r"user_code\.py:\d+ wait_for_a_disk_that_never_answers\n", stderr)
+    for rank in range(2):
+        assert "wait_for_a_disk_that_never_answers" in rank_log(commands, rank)
+
+
+def test_a_rank_killed_in_training_is_named(commands: Commands) -> None:
+    zero, one = start_by_hand(commands, "comm.timeout_s=30.0")
+    until_it_trains(commands, zero)
+    pid = one.process.pid
+    one.process.kill()
+    ended = zero.wait(timeout_s=15)
+    assert ended.code == 144, ended.stderr
+    assert len(reports(ended.stderr)) == 1, ended.stderr
+    assert re.search(rf"rank 1 on \S+ \(pid {pid}\) was lost in phase \w+.* of step \d+", ended.stderr), ended.stderr
+
+
+def test_a_killed_rank_that_hosted_the_board_is_named(commands: Commands) -> None:
+    zero, one = start_by_hand(commands, "comm.timeout_s=30.0")
+    until_it_trains(commands, one)
+    pid = zero.process.pid
+    zero.process.kill()
+    ended = one.wait(timeout_s=15)
+    assert ended.code == 144, ended.stderr
+    assert re.search(rf"rank 0 on \S+ \(pid {pid}\) was lost in phase \w+.* of step \d+", ended.stderr), ended.stderr
+
+
+def test_a_rank_killed_before_there_is_a_process_group_is_named(commands: Commands) -> None:
+    zero, one = start_by_hand(commands, "data.kwargs.dies_on='1'", "comm.timeout_s=60.0")
+    assert one.wait(timeout_s=40).code == -signal.SIGKILL
+    began = time.monotonic()
+    ended = zero.wait(timeout_s=20)
+    assert ended.code == 144, ended.stderr
+    assert time.monotonic() - began < 15
+    assert re.search(
+        rf"rank 1 on \S+ \(pid {one.process.pid}\) was lost in phase starting.*: its process is gone", ended.stderr
+    ), ended.stderr
+
+
+def test_a_rank_stopped_before_there_is_a_process_group_is_named(commands: Commands) -> None:
+    """A program of its own, so that there is something to stop it in."""
+    program = commands.write(
+        "meet.py",
+        "import sys, time\n"
+        "from disttrain.comm.board import Board\n"
+        "from disttrain.launch_env import RankEnv\n"
+        "rank, port = int(sys.argv[1]), int(sys.argv[2])\n"
+        "board = Board(RankEnv('env', rank, rank, 0, 2, 2, '127.0.0.1', port), 3.0)\n"
+        "board.agree('met')\n"
+        "print('met', file=sys.stderr, flush=True)\n"
+        "time.sleep(3600) if rank else board.agree('ready')\n",
+    )
+    port = str(free_port())
+    zero, one = (commands.start([sys.executable, program, str(rank), port]) for rank in range(2))
+    zero.poll(lambda: "met" in zero.stderr, "both there")
+    os.kill(one.process.pid, signal.SIGSTOP)
+    ended = zero.wait(timeout_s=15)
+    one.kill()
+    assert "PeerLostError" in ended.stderr
+    assert re.search(r"rank 1 on \S+ \(pid \d+\) was lost in phase starting: no sign of life for \d s", ended.stderr)
+    assert "This rank waited for it at the stage 'ready'" in ended.stderr
+
+
+def test_ranks_that_never_come_are_named_by_their_numbers() -> None:
+    board = Board(RankEnv("env", 0, 0, 0, 4, 4, "127.0.0.1", free_port()), timeout_s=60.0, arrival_s=1.5)
+    began = time.monotonic()
+    with pytest.raises(PeerLostError, match=r"ranks 1-3 of the job never gave a sign of life"):
+        board.agree("start")
+    assert time.monotonic() - began < 5
+    assert board.signs is not None
+    board.signs.close()
+
+
+def test_a_job_that_was_suspended_as_a_whole_goes_on(commands: Commands) -> None:
+    """Slurm does so. Time that passed for nobody is no wait."""
+    ranks = start_by_hand(commands, "comm.timeout_s=4.0")
+    until_it_trains(commands, ranks[0])
+    for number in (signal.SIGSTOP, signal.SIGCONT):
+        for one in ranks:
+            os.kill(one.process.pid, number)
+        if number == signal.SIGSTOP:
+            time.sleep(7)  # nothing to poll for: it is time itself that has to pass
+    before = step(commands)
+    ranks[0].poll(lambda: step(commands) > before + 20, "further steps")
+    for one in ranks:
+        one.process.send_signal(signal.SIGTERM)
+    endings: list[Ended] = [one.wait(timeout_s=20) for one in ranks]
+    assert [one.code for one in endings] == [143, 143], endings[0].stderr
+
+
+def step(commands: Commands) -> int:
+    value: int = json.loads((commands.folder / "run" / "status.json").read_text())["step"]
+    return value
