@@ -89,7 +89,7 @@ class Board:
         That may take as long as the missing ranks show signs of life, or `wait`. Raises PeerLostError that names them.
         """
         if failure is not None:
-            self.notices.post(failure)
+            self.notices.post(dataclasses.replace(failure, stage=stage))
         self.store.set(f"{stage}/reached/{self.env.rank}", "")
         if self.store.add(f"{stage}/count", 1) == self.env.world_size:
             self.store.set(f"{stage}/complete", "1")
@@ -99,7 +99,8 @@ class Board:
             return [rank for rank in ranks if not self.store.check([f"{stage}/reached/{rank}"])]
 
         self._await(f"{stage}/complete", stage, missing, wait)
-        return self.notices.failures()
+        # A faster rank may have failed on the way to the next stage by now, where it waits for this one.
+        return [one for one in self.notices.failures() if one.stage == stage]
 
     def together(self, stage: str, work: Callable[[], T], first: bool = True) -> T:
         """Do `work` on every rank and go on only if all of them could; ranks with `first` do it before the others.

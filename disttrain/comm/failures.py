@@ -28,6 +28,8 @@ class Failure:
     host: str
     exit_code: int
     message: str
+    stage: str = ""
+    """The stage that the rank failed on the way to; empty where it ends for a reason of its own."""
 
 
 class RanksFailed(DisttrainError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -20,6 +21,7 @@ from disttrain.errors import DataError
 
 _FORMAT = 1
 _META = "meta.json"
+_ATTEMPTS = 5
 
 
 def default_cache_dir() -> Path:
@@ -54,29 +56,36 @@ def cached_arrays(
     key = hashlib.sha256(json.dumps([_FORMAT, *key_parts]).encode()).hexdigest()[:32]
     root = Path(cache_dir).expanduser() if cache_dir else default_cache_dir()
     entry = root / key
-    meta = _read_meta(entry, verify)
-    if meta is None:
-        try:
-            root.mkdir(parents=True, exist_ok=True)
-            beside = Path(tempfile.mkdtemp(prefix=f"{key}.tmp-", dir=root))
-        except OSError as error:
-            raise DataError(
-                f"the cache folder {root} cannot be written ({error.strerror}): decoded images are kept there. "
-                "Set data.cache_dir to a folder that can."
-            ) from None
-        try:
-            _write_entry(beside, build(beside))
-            _publish(beside, entry)
-        except OSError as error:
-            raise DataError(
-                f"writing the decoded images to {root} failed: {error}. Free some space, or set data.cache_dir."
-            ) from None
-        finally:
-            shutil.rmtree(beside, ignore_errors=True)
-        meta = _read_meta(entry, verify=False)
+    for _ in range(_ATTEMPTS):
+        meta = _read_meta(entry, verify)
         if meta is None:
-            raise DataError(f"the cache entry {entry} vanished while it was being opened: start again.")
-    return _open_entry(entry, meta), meta["fingerprint"]
+            _build_entry(entry, build)
+            meta = _read_meta(entry, verify=False)
+        # Two jobs that find an entry damaged may both move it away, one of them what the other has just put there.
+        if meta is not None and (arrays := _open_entry(entry, meta)) is not None:
+            return arrays, meta["fingerprint"]
+    raise DataError(f"the cache entry {entry} vanishes while it is opened: set data.cache_dir to another folder.")
+
+
+def _build_entry(entry: Path, build: Callable[[Path], ImageArrays]) -> None:
+    root = entry.parent
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        beside = Path(tempfile.mkdtemp(prefix=f"{entry.name}.tmp-", dir=root))
+    except OSError as error:
+        raise DataError(
+            f"the cache folder {root} cannot be written ({error.strerror}): decoded images are kept there. "
+            "Set data.cache_dir to a folder that can."
+        ) from None
+    try:
+        _write_entry(beside, build(beside))
+        _publish(beside, entry)
+    except OSError as error:
+        raise DataError(
+            f"writing the decoded images to {root} failed: {error}. Free some space, or set data.cache_dir."
+        ) from None
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
 
 
 def _write_entry(folder: Path, arrays: ImageArrays) -> None:
@@ -99,19 +108,23 @@ def _fingerprint(files: dict[str, str], names: dict[str, Any]) -> str:
 
 
 def _publish(beside: Path, entry: Path) -> None:
-    if _read_meta(entry, verify=True) is not None:
-        return  # another job built the same entry meanwhile, and may have it open already
-    if entry.exists():  # damaged: moved away first, since a folder cannot be replaced in one step
+    """Put an entry in its place, unless a whole one is there by now: another job may have that one open already."""
+    while not _renamed(beside, entry) and _read_meta(entry, verify=True) is None:
         damaged = entry.with_name(f"{entry.name}.damaged-{uuid.uuid4().hex[:8]}")
         with contextlib.suppress(FileNotFoundError):  # another job has moved it
             entry.rename(damaged)
         shutil.rmtree(damaged, ignore_errors=True)
+
+
+def _renamed(beside: Path, entry: Path) -> bool:
+    """Whether a folder could take the name, in one step: it cannot where there is one with something in it."""
     try:
         beside.rename(entry)
-    except OSError:
-        if not (entry / _META).exists():
+    except OSError as error:
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
             raise
-        # Another job built the same entry meanwhile: its bytes are the same.
+        return False
+    return True
 
 
 def _read_meta(entry: Path, verify: bool) -> dict[str, Any] | None:
@@ -130,14 +143,22 @@ def _is_whole(entry: Path, meta: dict[str, Any]) -> bool:
     return described and all(file_sha256(entry / name) == digest for name, digest in meta["files"].items())
 
 
-def _open_entry(entry: Path, meta: dict[str, Any]) -> ImageArrays:
+def _open_entry(entry: Path, meta: dict[str, Any]) -> ImageArrays | None:
+    """The arrays of an entry, or None where it has vanished."""
+
     def column(name: str, mapped: bool = False) -> np.ndarray | None:
         file = f"{name}.npy"
         return np.load(entry / file, mmap_mode="r" if mapped else None) if file in meta["files"] else None
 
-    images, labels = column("images", mapped=True), column("labels")
+    try:
+        images, labels, scenes, is_test = (
+            column("images", mapped=True),
+            column("labels"),
+            column("scenes"),
+            column("is_test"),
+        )
+    except FileNotFoundError:
+        return None
     if images is None or labels is None:
         raise DataError(f"the cache entry {entry} is incomplete: remove it and start again.")
-    return ImageArrays(
-        images, labels, tuple(meta["class_names"]), column("scenes"), tuple(meta["scene_names"]), column("is_test")
-    )
+    return ImageArrays(images, labels, tuple(meta["class_names"]), scenes, tuple(meta["scene_names"]), is_test)

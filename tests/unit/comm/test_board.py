@@ -14,7 +14,7 @@ import pytest
 
 from disttrain.comm import board as board_module
 from disttrain.comm.board import Board
-from disttrain.comm.failures import Failure, RanksFailed, describe_failure, render_failures, render_ranks
+from disttrain.comm.failures import Failure, Notices, RanksFailed, describe_failure, render_failures, render_ranks
 from disttrain.errors import ConfigError, DataError, DivergedError, PeerLostError
 from disttrain.launch_env import RankEnv
 
@@ -80,9 +80,37 @@ def test_what_one_rank_posts_all_ranks_read_first_one_first(port: int) -> None:
         rank = board.env.rank
         first = board.agree("one", Failure(1, "h", 3, "no data") if rank == 1 else None)
         second = board.agree("two", Failure(0, "h", 2, "no config") if rank == 0 else None)
-        return [first[0].rank, *(one.rank for one in second)]  # a faster rank may have posted its second one by now
+        return [*(one.rank for one in first), *(one.rank for one in second)]
 
-    assert ranks(port, 3, work) == [[1, 1, 0]] * 3
+    assert ranks(port, 3, work) == [[1, 0]] * 3
+
+
+def test_a_rank_that_is_slow_to_leave_a_stage_still_comes_to_the_next_where_another_has_failed(port: int) -> None:
+    """Else each of the two would wait for the other, and nobody would say what is wrong."""
+    posted = threading.Event()
+
+    class Slow(Notices):
+        def failures(self) -> list[Failure]:
+            assert posted.wait(10)
+            return super().failures()
+
+    class Fast(Notices):
+        def post(self, failure: Failure) -> int:
+            count = super().post(failure)
+            posted.set()
+            return count
+
+    def work(board: Board) -> list[int]:
+        is_fast = board.env.rank == 0
+        if not is_fast:
+            board.notices = Slow(board.store, 2)
+        assert board.agree("one") == []
+        if is_fast:
+            board.notices = Fast(board.store, 2)
+        failure = Failure(0, "h", 2, "no config") if is_fast else None
+        return [one.rank for one in board.agree("two", failure)]
+
+    assert ranks(port, 2, work) == [[0], [0]]
 
 
 def test_together_gives_each_rank_its_own_result(port: int) -> None:
