@@ -90,6 +90,7 @@ def start_by_hand(commands: Commands, *options: str, world_size: int = 2) -> lis
 def until_it_trains(commands: Commands, running: Running) -> None:
     status = commands.folder / "run" / "status.json"
     running.poll(lambda: status.exists() and json.loads(status.read_text())["step"] > 20, "a few steps")
+    time.sleep(2.5)  # signs are given and read once a second: by now those from before the first step are out of date
 
 
 def rank_log(commands: Commands, rank: int) -> str:
@@ -207,7 +208,6 @@ def test_a_rank_killed_in_training_is_named(commands: Commands) -> None:
 def test_a_killed_rank_that_hosted_the_board_is_named(commands: Commands) -> None:
     zero, one = start_by_hand(commands, "comm.timeout_s=30.0")
     until_it_trains(commands, one)
-    time.sleep(2.5)  # signs are given and read once a second, and rank 0 takes those along that are not read yet
     pid = zero.process.pid
     zero.process.kill()
     ended = one.wait(timeout_s=15)
