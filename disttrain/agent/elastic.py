@@ -155,6 +155,8 @@ class Agent(LocalElasticAgent):
     def _again(self, lost: str, code: int) -> int | None:
         """None where the loss of a rank leads to another round."""
         if not may_run_again(code):
+            if killed := self._ranks.killed:  # maybe the one that was to say why the job ends
+                _say(_located(Cause(killed[0], "had not ended with its peers and was killed", code)))
             return code
         most = self._max_restarts
         if self._rounds.restarts >= most:

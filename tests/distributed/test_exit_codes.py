@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from .commands import DISTTRAIN, TORCHRUN, Commands, Running
 USER_CODE = """
 import os
 import signal
+import sys
+import time
 
 import torch
 from torch import nn
@@ -55,6 +58,17 @@ class Net(nn.Module):
 
 def broken_net():
     raise ValueError("no such layer")
+
+
+class NobodyReads:
+    def write(self, text):
+        time.sleep(3600)
+
+
+def broken_net_that_cannot_say_so():
+    if RANK == "0":
+        sys.stderr = NobodyReads()
+    return broken_net()
 """
 CONFIG = """
 model: {name: 'user_code:Net'}
@@ -150,6 +164,13 @@ def test_a_model_function_that_raises_ends_the_job_with_2_and_one_message(comman
     assert len(errors(ended.stderr)) == 1, ended.stderr
     assert ended.stderr.count("no such layer") == 1
     assert "Traceback" not in ended.stderr
+
+
+def test_a_rank_that_hangs_while_it_reports_is_killed_and_named(commands: Commands) -> None:
+    ended = commands.run(command(commands, "workers", "model.name=user_code:broken_net_that_cannot_say_so"))
+    assert ended.code == 2, ended.stderr
+    assert ended.wall_s < 30
+    assert re.fullmatch(r"disttrain: rank 0 on \S+ had not ended with its peers and was killed\n", ended.stderr)
 
 
 def test_a_network_that_raises_on_one_rank_ends_the_job_with_1_and_one_traceback(commands: Commands) -> None:
