@@ -157,7 +157,7 @@ class Watchdog:
             code = notices.failures()[0].exit_code
             absent = sum(one.silent_s > board.timeout_s / 2 or one.is_gone for one in signs.peers())
             signs.close()
-            notices.leave(board.hosts_store, absent)
+            notices.leave(board.env.hosts_store, absent)
             return code
 
         code = within(_SETTLE_S, settle)

@@ -54,11 +54,6 @@ class Board:
         self.notices = Notices(self.store, env.world_size)
         self.signs = self._signs() if env.world_size > 1 else None
 
-    @property
-    def hosts_store(self) -> bool:
-        """Whether the board is gone with this process."""
-        return self.env.is_rank_zero and not self.env.agent_store
-
     def _signs(self) -> SignsOfLife:
         env = self.env
         return SignsOfLife(self.connect(), env.rank, env.world_size, not env.agent_store, self.ledger)
@@ -181,7 +176,7 @@ class Board:
         """Leave. A rank zero that hosts the store stays until the others have read what they wanted, 5 s at most."""
         if self.signs is not None:
             self.signs.close()
-        self.notices.leave(self.hosts_store)
+        self.notices.leave(self.env.hosts_store)
 
     def _await(self, key: str, stage: str, missing: Callable[[], list[int]], wait: timedelta | None = None) -> None:
         """Return once `key` is there. Raises PeerLostError where one of the ranks that `missing` names is lost."""
@@ -225,25 +220,24 @@ class Board:
 def _connect(env: RankEnv, timeout: timedelta) -> Store:
     if env.world_size == 1 and not env.agent_store:
         return HashStore()
-    hosts_store = env.is_rank_zero and not env.agent_store
     limit_name_lookups(os.environ)
     address = env.master_addr, env.master_port
-    if hosts_store and (hosted := _hosted.get(address)) is not None:
+    if env.hosts_store and (hosted := _hosted.get(address)) is not None:
         hosted.set_timeout(timeout)
         return hosted
     try:
-        store = TCPStore(*address, is_master=hosts_store, timeout=timeout, wait_for_workers=False)
-        if hosts_store:
+        store = TCPStore(*address, is_master=env.hosts_store, timeout=timeout, wait_for_workers=False)
+        if env.hosts_store:
             _hosted[address] = store
         return store
     except (DistError, RuntimeError, ValueError) as error:
         text = " ".join(str(error).split())
-        if hosts_store and ("EADDRINUSE" in text or "address already in use" in text.lower()):
+        if env.hosts_store and ("EADDRINUSE" in text or "address already in use" in text.lower()):
             raise ConfigError(
                 f"MASTER_PORT={env.master_port} is in use on {socket.gethostname()}: rank 0 listens there for its "
                 "peers. Export another MASTER_PORT on every rank, or end the process that holds it."
             ) from None
-        role = "rank 0 could not listen on" if hosts_store else f"rank {env.rank} could not reach rank 0 at"
+        role = "rank 0 could not listen on" if env.hosts_store else f"rank {env.rank} could not reach rank 0 at"
         raise PeerLostError(
             f"{role} {env.master_addr}:{env.master_port} within {timeout.total_seconds():g} s: {text}"
         ) from None

@@ -32,6 +32,11 @@ class RankEnv:
         """Whether this is the rank that writes what exists once per run."""
         return self.rank == 0
 
+    @property
+    def hosts_store(self) -> bool:
+        """Whether the ranks' store is gone with this process."""
+        return self.is_rank_zero and not self.agent_store
+
     @classmethod
     def alone(cls) -> RankEnv:
         """One process without peers. Port 0: a store, if any is made, takes whichever port is free."""
