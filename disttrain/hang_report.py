@@ -25,12 +25,8 @@ def find_culprits(ranks: Sequence[Peer], waits: Collection[str], silent_s: float
         waits: the phases in which a rank may be waiting for others.
         silent_s: from how many seconds on a rank without a sign of life counts as frozen or cut off.
     """
-    for suspects in (
-        [one for one in ranks if one.is_gone],
-        [one for one in ranks if one.silent_s > silent_s and not one.sign.has_left],
-    ):
-        if suspects:
-            return suspects
+    if lost := find_lost(ranks, silent_s):
+        return lost
     present = [one for one in ranks if not one.sign.has_left]
     lowest = min((one.sign.step for one in present), default=0)
     behind = [one for one in present if one.sign.step == lowest]
@@ -39,6 +35,12 @@ def find_culprits(ranks: Sequence[Peer], waits: Collection[str], silent_s: float
     first = min((_order(one) for one in candidates), default=0)
     culprits = [one for one in candidates if _order(one) == first]
     return [] if not busy and len(culprits) == len(ranks) else culprits
+
+
+def find_lost(ranks: Sequence[Peer], silent_s: float) -> list[Peer]:
+    """Those whose process is gone or, where there are none, that give no sign of life."""
+    gone = [one for one in ranks if one.is_gone]
+    return gone or [one for one in ranks if one.silent_s > silent_s and not one.sign.has_left]
 
 
 def _order(peer: Peer) -> int:

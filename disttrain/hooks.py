@@ -15,7 +15,7 @@ from disttrain.checkpoint import CheckpointWriter
 from disttrain.comm.base import Comm, gather
 from disttrain.config import Config
 from disttrain.evaluate import Evaluation, EvaluationInterrupted
-from disttrain.ledger import Ledger
+from disttrain.ledger import SAVING, Ledger
 from disttrain.logs import log
 from disttrain.loop import Position
 from disttrain.metrics import MetricsFile, Tally
@@ -153,7 +153,7 @@ class RunHooks:
         if not (due or self._improved or is_last):
             return
         began = time.monotonic()
-        with self._ledger.during("saving"):
+        with self._ledger.during(SAVING):
             if is_end or not is_last or self._notice_suffices(position):
                 self._actions.check_weights()
                 tensors, values = self._actions.share()

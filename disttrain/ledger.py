@@ -8,8 +8,8 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import NamedTuple
 
-WAITING = "allreduce"
-PHASES = ("starting", "data", "forward", "backward", WAITING, "optimizer", "logging", "evaluating", "saving")
+WAITING, SAVING = "allreduce", "saving"
+PHASES = ("starting", "data", "forward", "backward", WAITING, "optimizer", "logging", "evaluating", SAVING)
 """What a rank can be doing. Within a step they come in this order, so that of two ranks in the same step the one in
 the earlier phase lags. `allreduce` is any wait for the other ranks."""
 

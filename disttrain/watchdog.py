@@ -23,8 +23,8 @@ from disttrain.comm.failures import Failure, render_failures
 from disttrain.comm.lost import describe_missing, place
 from disttrain.comm.signs import Peer, SignsOfLife
 from disttrain.errors import PeerLostError
-from disttrain.hang_report import find_culprits, render_hang, render_silent_board
-from disttrain.ledger import WAITING
+from disttrain.hang_report import find_culprits, find_lost, render_hang, render_silent_board
+from disttrain.ledger import SAVING, WAITING
 from disttrain.logs import log
 
 T = TypeVar("T")
@@ -93,16 +93,17 @@ class Watchdog:
         entry = board.ledger.entry
         at_stage = bool(signs.stage)
         waited_s = now - max(signs.stage_since if at_stage else entry.since, signs.awake_since)
-        if not at_stage and entry.phase not in _MAY_WAIT:
+        saves = not at_stage and entry.phase == SAVING
+        if not at_stage and not saves and entry.phase not in _MAY_WAIT:
             signs.wanted = False
         elif waited_s > limit_s and silence_s > _NO_ANSWER_S:
-            if silence_s > limit_s / 2 or waited_s > limit_s + _NO_ANSWER_S:
+            if silence_s > limit_s / 2 or (waited_s > limit_s + _NO_ANSWER_S and not saves):
                 self._end_alone(signs, silence_s)
         elif not at_stage:  # there the board itself looks for the others
             signs.wanted = waited_s > _READ_AFTER_S
             if waited_s > limit_s:
                 self._judge(signs, entry.phase, waited_s)
-            elif signs.wanted:
+            elif signs.wanted and not saves:
                 self._look_for_gone(signs)
 
     def _look_for_gone(self, signs: SignsOfLife) -> None:
@@ -122,7 +123,8 @@ class Watchdog:
         # Where no GPU is used, a rank in one of the other phases computes, and nobody need be to blame.
         waits = _MAY_WAIT if torch.cuda.is_initialized() else _WAITS_ON_CPU
         ranks = sorted([signs.own(), *signs.peers()], key=lambda one: one.rank)
-        culprits = find_culprits(ranks, waits, limit_s / 2)
+        # A disk may be slow, and then a save takes as long as it takes; but nobody writes for a rank that is lost.
+        culprits = find_lost(ranks, limit_s / 2) if phase == SAVING else find_culprits(ranks, waits, limit_s / 2)
         if phase not in waits and (not culprits or signs.rank in {one.rank for one in culprits}):
             return
 

@@ -55,6 +55,17 @@ class Points(torch.utils.data.Dataset):
         if RANK == self.blocks_on and self.taken > 300:
             wait_for_a_disk_that_never_answers()
         return self.points[index], int(self.points[index].norm() > 1.2)
+
+
+class StopsInASave(torch.nn.Linear):
+    def __init__(self, stops_on):
+        super().__init__(2, 2)
+        self.stops_on = stops_on
+
+    def state_dict(self, *args, **kwargs):
+        if RANK == self.stops_on:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        return super().state_dict(*args, **kwargs)
 """
 CONFIG = f"""
 model: {{name: 'torch.nn:Linear', kwargs: {{in_features: 2, out_features: 2}}}}
@@ -174,6 +185,28 @@ def test_a_stopped_rank_zero_that_hosts_the_board_is_named_by_the_others(
     assert "its process is stopped (SIGSTOP)" in ended.stderr
     assert re.search(r"last seen in phase \w+.* of step \d+; its stack", ended.stderr)
     assert "gives no answer" in rank_log(commands, 1)
+
+
+@pytest.mark.parametrize("stopped", [0, 1], ids=["rank_0", "rank_1"])
+def test_a_rank_that_stops_in_the_last_save_is_named_by_the_one_that_waits_for_it(
+    commands: Commands, measured: Measured, stopped: int
+) -> None:
+    """A save may take as long as the disk needs; waiting for one who writes no more is another matter."""
+    kwargs = f"model.kwargs={{stops_on: '{stopped}'}}"
+    ranks = start_by_hand(commands, "model.name=user_code:StopsInASave", kwargs, "train.epochs=1")
+    process = ranks[stopped].process
+    stat = Path(f"/proc/{process.pid}/stat")
+    ranks[1 - stopped].poll(lambda: ") T " in stat.read_text(), "the save")
+    began = time.monotonic()
+    ended = ranks[1 - stopped].wait(timeout_s=40)
+    seconds = time.monotonic() - began
+    ranks[stopped].kill()
+    measured("seconds from SIGSTOP in a save to the end of the other", round(seconds, 1))
+    assert ended.code == 144, ended.stderr
+    assert seconds < BOUND_S
+    assert len(reports(ended.stderr)) == 1, ended.stderr
+    assert f"rank {stopped} on {socket.gethostname()} (pid {process.pid})" in ended.stderr
+    assert "its process is stopped (SIGSTOP)" in ended.stderr
 
 
 @pytest.mark.parametrize("launch", ["workers", "by_hand"])
