@@ -63,6 +63,9 @@ class RunHooks:
             self._metrics = MetricsFile(run_dir / METRICS, position.step)
             self._progress = Progress(run_dir / STATUS, total_steps, position.step, quiet)
         self._line_time = time.monotonic()
+        self._unlogged = Tally(comm.device)
+        self._unlogged_before = [0.0] * 3
+        """What went into the next line before the checkpoint that the run goes on from: sums over all ranks."""
         self._table_step = position.step
         self._validated: tuple[int, dict[str, float | None]] = -1, {}
         self._best: dict[str, float | None] | None = None
@@ -71,6 +74,7 @@ class RunHooks:
     def log(self, position: Position, tally: Tally) -> None:
         """A line in `metrics.jsonl` every so many steps, at the end of an epoch and at the end."""
         self._ledger.enter("logging", position.step)
+        self._unlogged = tally
         step = position.step
         due = step % self.config.train.log_every_steps == 0 or position.step_in_epoch == 0 or step == self.total_steps
         values = self._line(position, tally) if due else None
@@ -81,7 +85,10 @@ class RunHooks:
             self._actions.check_weights()
 
     def _line(self, position: Position, tally: Tally) -> dict[str, Any]:
-        loss_sum, correct, count = self.comm.all_reduce(tally.take()).tolist()
+        sums = self.comm.all_reduce(tally.take()).tolist()
+        trained = sums[2]
+        loss_sum, correct, count = (new + before for new, before in zip(sums, self._unlogged_before, strict=True))
+        self._unlogged_before = [0.0] * 3
         now = time.monotonic()
         values = {
             "step": position.step,
@@ -91,7 +98,7 @@ class RunHooks:
             "accuracy": correct / count if tally.classifies and count else None,
             "lr": self.schedule(position.step - 1),
             "grad_norm": None if tally.grad_norm is None else tally.grad_norm.item(),
-            "samples_per_second": count / (now - self._line_time),
+            "samples_per_second": trained / (now - self._line_time),
         }
         self._line_time = now
         if self._metrics is not None:
@@ -175,9 +182,11 @@ class RunHooks:
         return False
 
     def _figures(self, position: Position) -> dict[str, Any]:
-        """What a checkpoint says about validation, beside the state of the training."""
+        """What a checkpoint says beside the state of the training: about validation, and for the next line."""
         step, figures = self._validated
+        sums = self.comm.all_reduce(self._unlogged.sums()).tolist()
         return {
+            "unlogged": [new + before for new, before in zip(sums, self._unlogged_before, strict=True)],
             "validation": figures if step == position.step else None,
             "best": self._best,
             "evaluation_due": self._evaluation_due,
@@ -186,6 +195,7 @@ class RunHooks:
     def resume(self, position: Position, values: dict[str, Any]) -> None:
         """Go on from the figures of a checkpoint, with the evaluation that a request to stop has cut short."""
         self._best = values.get("best")
+        self._unlogged_before = values.get("unlogged", self._unlogged_before)
         if values.get("evaluation_due"):
             self.evaluate(position)
 

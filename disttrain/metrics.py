@@ -56,10 +56,14 @@ class Tally:
         self._sums[2] += sum(len(one) for one in targets)
         self._kept.clear()
 
-    def take(self) -> torch.Tensor:
-        """float64 [3] on the device: sum of losses, correct answers, samples; and begin anew."""
+    def sums(self) -> torch.Tensor:
+        """float64 [3] on the device, a copy: sum of losses, correct answers, samples."""
         self._count()
-        sums = self._sums.clone()
+        return self._sums.clone()
+
+    def take(self) -> torch.Tensor:
+        """`sums`; and begin anew."""
+        sums = self.sums()
         self._sums.zero_()
         return sums
 

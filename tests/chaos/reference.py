@@ -14,7 +14,6 @@ from .watch import RunFiles
 
 _RUN_S = 120.0
 _MEASURED = ("loss", "accuracy", "lr", "grad_norm", "epoch")
-AVERAGES = 2  # so many of them are averages since the line before
 Line = tuple[Any, ...]
 
 
@@ -24,13 +23,6 @@ class Reference:
 
     weights_sha256: str
     lines: dict[tuple[str, int], Line]
-
-    def cut_short(self, first_steps: list[int]) -> set[tuple[str, int]]:
-        """Lines whose averages began with a start between two lines, and are over fewer steps than here."""
-        steps = [step for split, step in self.lines if split == "train"]
-        return {
-            ("train", min(one for one in steps if one > first)) for first in first_steps if first not in (0, *steps)
-        }
 
 
 def comparable(lines: list[dict[str, Any]]) -> list[tuple[tuple[str, int], Line]]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from . import checkpoints
 from .disturb import Answer
 from .program import ChaosFailure
-from .reference import AVERAGES, Reference, comparable
+from .reference import Reference, comparable
 from .watch import RunFiles
 
 _IN_FLIGHT = 1  # checkpoints that may still be on their way to the disk when a rank is killed
@@ -67,9 +67,7 @@ def check_result(files: RunFiles, reference: Reference, may_miss_lines: bool) ->
     missing = sorted(reference.lines.keys() - counts.keys())
     if missing and not may_miss_lines:
         raise ChaosFailure(f"metrics.jsonl lacks {len(missing)} lines: {missing[:5]}")
-    cut_short = reference.cut_short(files.first_steps())
     for key, values in lines:
         expected = reference.lines.get(key)
-        same = values[AVERAGES:] == expected[AVERAGES:] if expected and key in cut_short else values == expected
-        if not same:
+        if values != expected:
             raise ChaosFailure(f"metrics.jsonl has {values} for {key}, undisturbed it has {expected}")
