@@ -16,7 +16,7 @@ from disttrain.comm.failures import RanksFailed
 from disttrain.config import build_config
 from disttrain.data.base import Dataset, MapDataset
 from disttrain.data.open import dataset_from_maps
-from disttrain.errors import ConfigError, DisttrainError
+from disttrain.errors import ConfigError, DisttrainError, say_error
 from disttrain.launch_env import NodeEnv, RankEnv, resolve
 from disttrain.logs import RankLogging
 from disttrain.loss import UserLoss
@@ -25,7 +25,6 @@ from disttrain.prepare import Request
 from disttrain.run import run_training
 from disttrain.rundir import MODEL
 from disttrain.watchdog import Watchdog
-from disttrain.worker import say_error
 
 
 def fit(

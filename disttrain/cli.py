@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from disttrain import __version__
-from disttrain.errors import DisttrainError
+from disttrain.errors import exit_code_of
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -109,12 +109,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse(argv)
     # A connection that is tried in vain makes torch print a C++ stack; what matters of it is in our own message.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    try:
+
+    def run() -> int:
         from disttrain import verbs
 
         return verbs.run(arguments, argv)
-    except DisttrainError as error:
-        sys.stderr.write(f"disttrain: error: {error}\n")
-        return error.exit_code
-    except KeyboardInterrupt:
-        return 130
+
+    return exit_code_of(run)

@@ -6,7 +6,8 @@ A message has three parts: the names and values, the rule they break, the way ou
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable
 
 
 class DisttrainError(Exception):
@@ -57,3 +58,20 @@ def unknown_name(what: str, name: str, valid: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, choices, n=1, cutoff=0.6)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     return f"unknown {what} {name!r}.{hint} Valid: {', '.join(choices)}."
+
+
+def say_error(message: str) -> None:
+    """One error message on standard error."""
+    sys.stderr.write(f"disttrain: error: {message}\n")
+    sys.stderr.flush()
+
+
+def exit_code_of(command: Callable[[], int]) -> int:
+    """What a program ends with: the command's own exit code or, once the user has been told, that of its error."""
+    try:
+        return command()
+    except DisttrainError as error:
+        say_error(str(error))
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130

@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from disttrain.errors import ConfigError, DisttrainError, PeerLostError
+from disttrain.errors import ConfigError, PeerLostError, exit_code_of
 from disttrain.launch_env import NodeEnv, agent_environ, limit_name_lookups, torchrun_environ
 
 if TYPE_CHECKING:
@@ -131,29 +131,26 @@ def _replace_environ(environ: dict[str, str]) -> None:
     os.environ.update(environ)
 
 
-def main() -> int:
-    """`python -m disttrain.launch [torchrun options] CONFIG [options of disttrain train]`: what torchrun.sh calls."""
+def _start_as_torchrun(argv: list[str]) -> int:
     from torch.distributed.run import get_args_parser
 
     from disttrain.cli import parse
     from disttrain.config import load_config
 
-    argv = sys.argv[1:]
-    try:
-        _replace_environ(torchrun_environ(os.environ, default_worker_count))
-        parsed = get_args_parser().parse_args(argv)
-        command = ["train", parsed.training_script, *parsed.training_script_args]
-        train = parse(command)
-        config = load_config(train.config, train.overrides)
-        options = argv[: len(argv) - len(command) + 1]
-        if train.max_restarts is not None:  # it may stand before or behind CONFIG
-            options += ["--max-restarts", str(train.max_restarts)]
-        return _run_agent([*options, "--module", "disttrain", *command], config.checkpoint.notice_s)
-    except DisttrainError as error:
-        sys.stderr.write(f"disttrain: error: {error}\n")
-        return error.exit_code
-    except KeyboardInterrupt:
-        return 130
+    _replace_environ(torchrun_environ(os.environ, default_worker_count))
+    parsed = get_args_parser().parse_args(argv)
+    command = ["train", parsed.training_script, *parsed.training_script_args]
+    train = parse(command)
+    config = load_config(train.config, train.overrides)
+    options = argv[: len(argv) - len(command) + 1]
+    if train.max_restarts is not None:  # it may stand before or behind CONFIG
+        options += ["--max-restarts", str(train.max_restarts)]
+    return _run_agent([*options, "--module", "disttrain", *command], config.checkpoint.notice_s)
+
+
+def main() -> int:
+    """`python -m disttrain.launch [torchrun options] CONFIG [options of disttrain train]`: what torchrun.sh calls."""
+    return exit_code_of(lambda: _start_as_torchrun(sys.argv[1:]))
 
 
 if __name__ == "__main__":

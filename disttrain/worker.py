@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable
 from typing import Any
 
 from disttrain.comm.board import Board
-from disttrain.errors import DisttrainError
+from disttrain.errors import DisttrainError, say_error
 from disttrain.launch_env import AGENT_VARIABLE, RankEnv
 from disttrain.logs import RankLogging, log
 from disttrain.processes import die_with_parent
 from disttrain.watchdog import Watchdog
-
-
-def say_error(message: str) -> None:
-    """One error message on standard error."""
-    sys.stderr.write(f"disttrain: error: {message}\n")
-    sys.stderr.flush()
 
 
 def run_rank(env: RankEnv, timeout_s: float, quiet: bool, body: Callable[[Board, RankLogging], Any]) -> int:

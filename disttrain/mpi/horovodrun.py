@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import FrameType
 
-from disttrain.errors import ConfigError, DisttrainError
+from disttrain.errors import ConfigError, exit_code_of
 from disttrain.mpi import mpirun
 from disttrain.mpi.arguments import Arguments, check_count, check_train, split, threads_per_rank
 from disttrain.mpi.horovod_build import find_horovod_build
@@ -139,11 +139,7 @@ def _run_gloo(words: Sequence[str]) -> int:
 
 def main() -> int:
     """The command line."""
-    try:
-        return start(sys.argv[1:])
-    except DisttrainError as error:
-        sys.stderr.write(f"disttrain: error: {error}\n")
-        return error.exit_code
+    return exit_code_of(lambda: start(sys.argv[1:]))
 
 
 if __name__ == "__main__":

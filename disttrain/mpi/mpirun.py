@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from disttrain.errors import DisttrainError
+from disttrain.errors import exit_code_of
 from disttrain.launch_env.reading import hashed_port
 from disttrain.mpi.arguments import check_count, check_train, split, threads_per_rank
 from disttrain.mpi.horovod_build import check_mpi, find_horovod_build
@@ -49,11 +49,7 @@ def _run(mpi: Mpi, options: Sequence[str], train: Sequence[str], environ: dict[s
 
 def main() -> int:
     """The command line."""
-    try:
-        return start(sys.argv[1:])
-    except DisttrainError as error:
-        sys.stderr.write(f"disttrain: error: {error}\n")
-        return error.exit_code
+    return exit_code_of(lambda: start(sys.argv[1:]))
 
 
 if __name__ == "__main__":

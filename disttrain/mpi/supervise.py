@@ -5,12 +5,11 @@ from __future__ import annotations
 import ctypes
 import signal
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from types import FrameType
 
 from disttrain.agent.exits import STOP_SIGNALS, job_exit_code, signal_name
-from disttrain.errors import ConfigError, DataError, DivergedError, IntegrityError, PeerLostError, Preempted
+from disttrain.errors import ConfigError, DataError, DivergedError, IntegrityError, PeerLostError, Preempted, say_error
 
 OWN_CODES = frozenset(
     {
@@ -66,11 +65,7 @@ def exit_code(code: int, who: str) -> int:
     if code == -signal.SIGINT:
         return job_exit_code(code)
     if code < 0:
-        _say(f"a rank was killed by {signal_name(-code)}. Run the same command again.")
+        say_error(f"a rank was killed by {signal_name(-code)}. Run the same command again.")
         return job_exit_code(code)
-    _say(f"{who} ended with exit code {code}: a node or its connection was lost. Run the same command again.")
+    say_error(f"{who} ended with exit code {code}: a node or its connection was lost. Run the same command again.")
     return PeerLostError.exit_code
-
-
-def _say(message: str) -> None:
-    sys.stderr.write(f"disttrain: error: {message}\n")
