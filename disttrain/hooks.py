@@ -63,7 +63,6 @@ class RunHooks:
             self._metrics = MetricsFile(run_dir / METRICS, position.step)
             self._progress = Progress(run_dir / STATUS, total_steps, position.step, quiet)
         self._line_time = time.monotonic()
-        self._unlogged = Tally(comm.device)
         self._unlogged_before = [0.0] * 3
         """What went into the next line before the checkpoint that the run goes on from: sums over all ranks."""
         self._table_step = position.step
@@ -74,7 +73,6 @@ class RunHooks:
     def log(self, position: Position, tally: Tally) -> None:
         """A line in `metrics.jsonl` every so many steps, at the end of an epoch and at the end."""
         self._ledger.enter("logging", position.step)
-        self._unlogged = tally
         step = position.step
         due = step % self.config.train.log_every_steps == 0 or position.step_in_epoch == 0 or step == self.total_steps
         values = self._line(position, tally) if due else None
@@ -152,7 +150,7 @@ class RunHooks:
         """Whether the ranks agree that one of them has been asked to stop."""
         return self._agreement()
 
-    def save(self, position: Position) -> None:
+    def save(self, position: Position, tally: Tally) -> None:
         """A checkpoint every so many steps (or every epoch), where validation was best, and at the end."""
         every, is_end = self.config.checkpoint.every_steps, position.step == self.total_steps
         due = position.step % every == 0 if every else position.step_in_epoch == 0
@@ -164,7 +162,7 @@ class RunHooks:
             if is_end or not is_last or self._notice_suffices(position):
                 self._actions.check_weights()
                 tensors, values = self._actions.share()
-                self._writer.save(position.step, tensors, values | self._figures(position))
+                self._writer.save(position.step, tensors, values | self._figures(position, tally))
             if is_last:
                 self._writer.wait()  # no rank leaves, and takes the job with it, before the checkpoint is on disk
         self._improved = False
@@ -181,10 +179,10 @@ class RunHooks:
         )  # fmt: skip
         return False
 
-    def _figures(self, position: Position) -> dict[str, Any]:
+    def _figures(self, position: Position, tally: Tally) -> dict[str, Any]:
         """What a checkpoint says beside the state of the training: about validation, and for the next line."""
         step, figures = self._validated
-        sums = self.comm.all_reduce(self._unlogged.sums()).tolist()
+        sums = self.comm.all_reduce(tally.sums()).tolist()
         return {
             "unlogged": [new + before for new, before in zip(sums, self._unlogged_before, strict=True)],
             "validation": figures if step == position.step else None,

@@ -64,7 +64,7 @@ class Hooks(Protocol):
 
     def should_stop(self, position: Position) -> bool: ...
 
-    def save(self, position: Position) -> None: ...
+    def save(self, position: Position, tally: Tally) -> None: ...
 
 
 def train(parts: Parts, position: Position, total_steps: int, hooks: Hooks) -> None:
@@ -82,7 +82,7 @@ def train(parts: Parts, position: Position, total_steps: int, hooks: Hooks) -> N
             if position.step_in_epoch == 0:
                 hooks.evaluate(position)
             stops = hooks.should_stop(position)
-            hooks.save(position)
+            hooks.save(position, tally)
             if stops or position.step == total_steps:
                 return
             parts.ledger.enter("data", position.step)

@@ -121,7 +121,7 @@ class Recorder:
     def evaluate(self, position: Position) -> None:
         self._note("evaluate", position)
 
-    def save(self, position: Position) -> None:
+    def save(self, position: Position, tally: Tally) -> None:
         self._note("save", position)
 
     def should_stop(self, position: Position) -> bool:
