@@ -20,7 +20,7 @@ from disttrain.agent.ranks import Cause, LocalRanks
 from disttrain.agent.rounds import Rounds
 from disttrain.agent.signals import Interrupted, Signals
 from disttrain.agent.waits import Poll, within
-from disttrain.errors import ConfigError, PeerLostError, Preempted
+from disttrain.errors import ConfigError, PeerLostError, Preempted, say_error
 from disttrain.launch_env import AGENT_VARIABLE, ROUND_VARIABLE
 
 _LEAVE_S = 5.0  # for ranks to notice by themselves that a peer is gone, and to report it
@@ -162,7 +162,7 @@ class Agent(LocalElasticAgent):
         if self._rounds.restarts >= most:
             if most or self._ranks.fell_silent:  # else the ranks have said why they end
                 used_up = f", and all {most} restarts are used up" if most else ""
-                _say(f"error: {lost}{used_up}. Run the same command again to go on.")
+                say_error(f"{lost}{used_up}. Run the same command again to go on.")
             return code
         self._rounds.restarts += 1
         _say(f"{lost}: restart {self._rounds.restarts} of {most}, training goes on from the last checkpoint")
@@ -173,7 +173,7 @@ class Agent(LocalElasticAgent):
         self._ranks.end_within(_LEAVE_S)
         if not self._ranks.failed:
             return 0
-        _say("error: the node at --rdzv-endpoint, where the others meet, is gone. Run the same command again to go on.")
+        say_error("the node at --rdzv-endpoint, where the others meet, is gone. Run the same command again to go on.")
         code = self._ranks.cause().exit_code
         return PeerLostError.exit_code if may_run_again(code) else code
 

@@ -227,25 +227,18 @@ def test_a_dataset_that_blocks_on_one_rank_is_named_with_the_function_that_block
         assert "wait_for_a_disk_that_never_answers" in rank_log(commands, rank)
 
 
-def test_a_rank_killed_in_training_is_named(commands: Commands) -> None:
-    zero, one = start_by_hand(commands, "comm.timeout_s=30.0")
-    until_it_trains(commands, zero)
-    pid = one.process.pid
-    one.process.kill()
-    ended = zero.wait(timeout_s=15)
+@pytest.mark.parametrize("killed", [0, 1], ids=["rank_0_that_hosts_the_board", "rank_1"])
+def test_a_rank_killed_in_training_is_named(commands: Commands, killed: int) -> None:
+    ranks = start_by_hand(commands, "comm.timeout_s=30.0")
+    lost, other = ranks[killed], ranks[1 - killed]
+    until_it_trains(commands, other)
+    pid = lost.process.pid
+    lost.process.kill()
+    ended = other.wait(timeout_s=15)
     assert ended.code == 144, ended.stderr
     assert len(reports(ended.stderr)) == 1, ended.stderr
-    assert re.search(rf"rank 1 on \S+ \(pid {pid}\) was lost in phase \w+.* of step \d+", ended.stderr), ended.stderr
-
-
-def test_a_killed_rank_that_hosted_the_board_is_named(commands: Commands) -> None:
-    zero, one = start_by_hand(commands, "comm.timeout_s=30.0")
-    until_it_trains(commands, one)
-    pid = zero.process.pid
-    zero.process.kill()
-    ended = one.wait(timeout_s=15)
-    assert ended.code == 144, ended.stderr
-    assert re.search(rf"rank 0 on \S+ \(pid {pid}\) was lost in phase \w+.* of step \d+", ended.stderr), ended.stderr
+    named = rf"rank {killed} on \S+ \(pid {pid}\) was lost in phase \w+.* of step \d+"
+    assert re.search(named, ended.stderr), ended.stderr
 
 
 def test_a_rank_killed_before_there_is_a_process_group_is_named(commands: Commands) -> None:
