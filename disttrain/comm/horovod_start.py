@@ -22,16 +22,24 @@ _BEYOND_WATCHDOG_S = (
     15.0  # the watchdog ends a wait with a report; gloo's own timeout, by default 30 s, is the backstop
 )
 
-_CRASHES_AFTER = frozenset({"HOROVOD_FUSION_THRESHOLD", "HOROVOD_CYCLE_TIME"})
-_set_in_this_process: set[str] = set()
-"""Of these, what starts here have set so far. After both, Horovod 0.28.1 crashes in its next start."""
+_TUNING = (
+    "HOROVOD_AUTOTUNE",
+    "HOROVOD_CYCLE_TIME",
+    "HOROVOD_DISABLE_GROUP_FUSION",
+    "HOROVOD_FUSION_THRESHOLD",
+)
+_tuning_here: dict[str, str] | None = None
+"""Of these, what Horovod was told at its first start in this process."""
 
 
 def start_horovod(config: CommConfig, env: RankEnv, board: Board) -> Any:
     """The module `horovod.torch`, started. Raises ConfigError (not installed, not for this torch or MPI) on every rank
     together, PeerLostError where a rank does not come."""
-    under_mpi = board.together("horovod", lambda: _check(config, env))
+    global _tuning_here
     settings, server = _settings(config), None
+    told = os.environ | settings
+    tuning = {name: told[name] for name in _TUNING if name in told}
+    under_mpi = board.together("horovod", lambda: _check(config, env, tuning))
     if env.world_size == 1 and not under_mpi:
         settings |= {"HOROVOD_CONTROLLER": "gloo", "HOROVOD_CPU_OPERATIONS": "gloo"}
     by_ourselves = env.world_size > 1 and not under_mpi and env.launcher != "horovod"
@@ -39,7 +47,7 @@ def start_horovod(config: CommConfig, env: RankEnv, board: Board) -> Any:
         server, meeting = _rendezvous(env, board)
         settings |= meeting
     hvd = importlib.import_module("horovod.torch")
-    _set_in_this_process.update(_CRASHES_AFTER & (os.environ.keys() | settings.keys()))
+    _tuning_here = tuning
     # For its start only, when Horovod reads them: in this process training may be started again.
     with _environ(settings):
         try:
@@ -59,14 +67,9 @@ def start_horovod(config: CommConfig, env: RankEnv, board: Board) -> Any:
     return hvd
 
 
-def _check(config: CommConfig, env: RankEnv) -> bool:
+def _check(config: CommConfig, env: RankEnv, tuning: dict[str, str]) -> bool:
     """Whether the ranks talk through MPI. Raises ConfigError for what cannot work on this build, or started so."""
-    if _set_in_this_process == _CRASHES_AFTER:
-        raise ConfigError(
-            "comm.fusion_mib and comm.cycle_time_ms have both been set when Horovod was started here before: by a "
-            "defect, Horovod 0.28.1 then crashes in its next start in the same process. Train anew in another process, "
-            "or set one of them only."
-        )
+    _check_started_before(tuning)
     build = find_horovod_build()
     try:
         importlib.import_module("horovod.torch")
@@ -91,6 +94,36 @@ def _check(config: CommConfig, env: RankEnv) -> bool:
             f"comm.timeline={config.timeline}: its folder does not exist. Make it, or name a file in another one."
         )
     return under_mpi
+
+
+def _check_started_before(tuning: dict[str, str]) -> None:
+    """Raise ConfigError where an earlier start in this process stands against one with this tuning.
+
+    Horovod 0.28.1 keeps its tuning when it is shut down: it does not take all of it back, a search goes on with the
+    next start, and where no value is left to search for (on the other ranks after the first step of a search, too)
+    the next start writes behind the end of a vector. See `ParameterManager` in its parameter_manager.cc.
+    """
+    way_out = "Train anew in another process"
+    if _tuning_here is None:
+        return
+    if _tuning_here.get("HOROVOD_AUTOTUNE", "0") != "0":
+        raise ConfigError(
+            "comm.autotune=true when Horovod was started here before: by a defect, Horovod 0.28.1 then crashes or "
+            f"waits for ever in a next start in the same process. {way_out}."
+        )
+    if _tuning_here.keys() >= {"HOROVOD_FUSION_THRESHOLD", "HOROVOD_CYCLE_TIME"}:
+        raise ConfigError(
+            "comm.fusion_mib and comm.cycle_time_ms have both been set when Horovod was started here before: by a "
+            f"defect, Horovod 0.28.1 then crashes in its next start in the same process. {way_out}, or set one of them "
+            "only."
+        )
+    if tuning != _tuning_here:
+        then, now = (", ".join(f"{key}={value}" for key, value in one.items()) for one in (_tuning_here, tuning))
+        raise ConfigError(
+            f"Horovod was started here before with {then or 'no tuning'}, and is now to start with "
+            f"{now or 'no tuning'}: the first holds as long as the process lives. {way_out}, or leave comm.fusion_mib, "
+            "comm.cycle_time_ms and comm.autotune as they were."
+        )
 
 
 def _settings(config: CommConfig) -> dict[str, str]:

@@ -97,13 +97,8 @@ def test_fp16_compression_rounds_gradients_and_little_else(ranks: RankPool, meas
     assert 0 < difference < 1e-2
 
 
-@pytest.mark.parametrize(
-    "comm",
-    [{"fusion_mib": 0.5}, {"fusion_mib": 0.0}, {"bucket_mib": 0.05}, {"autotune": True}],
-    ids=lambda comm: "-".join(comm),
-)
-def test_how_gradients_are_packed_changes_no_result(ranks: RankPool, comm: dict[str, Any]) -> None:
-    here, plain = train(ranks, "horovod", world_size=3, comm=comm), train(ranks, "horovod", world_size=3)
+def test_smaller_buckets_change_no_result(ranks: RankPool) -> None:
+    here, plain = (train(ranks, "horovod", world_size=3, comm=comm) for comm in ({"bucket_mib": 0.05}, {}))
     assert relative_difference(agree(here), plain.final()) < 1e-5
 
 
