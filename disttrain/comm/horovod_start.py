@@ -18,16 +18,10 @@ from disttrain.errors import ConfigError, PeerLostError
 from disttrain.launch_env import RankEnv
 from disttrain.mpi.horovod_build import find_horovod_build
 
-_BEYOND_WATCHDOG_S = (
-    15.0  # the watchdog ends a wait with a report; gloo's own timeout, by default 30 s, is the backstop
-)
+# The watchdog ends a wait with a report; gloo's own timeout, by default 30 s, is the backstop.
+_BEYOND_WATCHDOG_S = 15.0
 
-_TUNING = (
-    "HOROVOD_AUTOTUNE",
-    "HOROVOD_CYCLE_TIME",
-    "HOROVOD_DISABLE_GROUP_FUSION",
-    "HOROVOD_FUSION_THRESHOLD",
-)
+_TUNING = ("HOROVOD_AUTOTUNE", "HOROVOD_CYCLE_TIME", "HOROVOD_DISABLE_GROUP_FUSION", "HOROVOD_FUSION_THRESHOLD")
 _tuning_here: dict[str, str] | None = None
 """Of these, what Horovod was told at its first start in this process."""
 
