@@ -40,6 +40,7 @@ class Net(torch.nn.Module):
     def forward(self, images):
         return self.used(images.flatten(1))
 """
+BOTH = "'fusion_mib': 1.0, 'cycle_time_ms': 2.0"
 SMALL = "model: {name: 'parts:Net'}\ndata: {kwargs: {count: 400}}\n"
 
 
@@ -216,20 +217,20 @@ def test_variables_of_horovodrun_that_disagree_are_refused(
 @pytest.mark.parametrize(
     ("first", "second", "message"),
     [
-        ("'fusion_mib': 1.0, 'cycle_time_ms': 2.0", None, "comm.fusion_mib and comm.cycle_time_ms have both been set"),
+        (BOTH, BOTH, "comm.fusion_mib and comm.cycle_time_ms have both been set"),
         ("'autotune': True", "", "comm.autotune=true when Horovod was started here before"),
         ("", "'cycle_time_ms': 2.0", "HOROVOD_CYCLE_TIME=2.0"),
     ],
     ids=["both", "autotune", "changed"],
 )
 def test_a_second_start_that_cannot_be_as_asked_is_refused(
-    commands: Commands, first: str, second: str | None, message: str
+    commands: Commands, first: str, second: str, message: str
 ) -> None:
     program = commands.write(
         "twice.py",
         "import disttrain, torch\n"
         "points = torch.utils.data.TensorDataset(torch.randn(40, 2), torch.zeros(40, dtype=torch.long))\n"
-        f"for comm in ({{{first}}}, {{{first if second is None else second}}}):\n"
+        f"for comm in ({{{first}}}, {{{second}}}):\n"
         "    disttrain.fit(torch.nn.Linear(2, 2), points, train={'backend': 'horovod', 'max_steps': 2}, comm=comm)\n"
         "    print('trained')\n",
     )
@@ -238,25 +239,37 @@ def test_a_second_start_that_cannot_be_as_asked_is_refused(
     assert ended.stderr.count(message) == 1, ended.stderr
 
 
-def test_joined_buckets_and_a_search_for_the_best_way_change_no_result(commands: Commands) -> None:
-    """In processes of their own, since Horovod keeps its tuning as long as a process lives. On two ranks, whose sums
-    are the same in either order."""
-    more = [HOROVOD, "comm.bucket_mib=0.001", "train.max_steps=20"]
-    timelines = [commands.folder / name for name in ("apart.json", "joined.json")]
-    apart = uninterrupted(commands, 2, [*more, f"comm.timeline={timelines[0]}"])
-    # A cycle long enough for all buckets of a step to be ready in the same one.
-    joins = ["comm.fusion_mib=0.5", "comm.cycle_time_ms=20", f"comm.timeline={timelines[1]}"]
-    commands.succeed(command(commands.folder / "joined", 2, *more, *joins))
-    assert ["MEMCPY_IN_FUSION_BUFFER" in one.read_text() for one in timelines] == [False, True]
+@pytest.mark.parametrize("workers", [2, 3])
+def test_joined_buckets_and_a_search_for_the_best_way_change_no_result(
+    commands: Commands, workers: int, measured: Measured
+) -> None:
+    """In processes of their own, since Horovod keeps its tuning as long as a process lives."""
+    more = [HOROVOD, "comm.bucket_mib=0.001", "train.max_steps=20", "train.check_weights_every_steps=5"]
+    apart = uninterrupted(commands, workers, [*more, "comm.timeline=whole.json"])
+    ways = {
+        "unjoined": ["comm.fusion_mib=0", "comm.timeline=unjoined.json"],
+        # A cycle long enough for all buckets of a step to be ready in the same one.
+        "joined": ["comm.fusion_mib=0.5", "comm.cycle_time_ms=20", "comm.timeline=joined.json"],
+        "tuned": ["comm.autotune=true"],
+    }
     search = {
         "HOROVOD_AUTOTUNE_WARMUP_SAMPLES": "0",
         "HOROVOD_AUTOTUNE_STEPS_PER_SAMPLE": "1",
         "HOROVOD_AUTOTUNE_LOG": str(commands.folder / "tried.csv"),
     }
-    commands.succeed(command(commands.folder / "tuned", 2, *more, "comm.autotune=true"), **search)
+    for name, way in ways.items():
+        run_dir = commands.folder / name
+        commands.succeed(command(run_dir, workers, *more, *way), **search)
+        weights = [load_file(one / "model/model.safetensors") for one in (run_dir, apart)]
+        difference = relative_difference(*weights)
+        measured(f"relative difference, {name}", difference)
+        assert difference < 1e-5
+        if workers == 2:  # whose sums are the same in either order
+            assert sha256(run_dir) == sha256(apart)
+    timelines = {name: (commands.folder / f"{name}.json").read_text() for name in ("whole", "unjoined", "joined")}
+    assert [name for name, text in timelines.items() if "MEMCPY_IN_FUSION_BUFFER" in text] == ["joined"]
     tried = (commands.folder / "tried.csv").read_text().splitlines()[1:]
     assert len({line.rsplit(",", 1)[0] for line in tried}) >= 3  # without the score
-    assert {sha256(commands.folder / name) for name in ("joined", "tuned")} == {sha256(apart)}
 
 
 def test_variables_of_another_job_do_not_mislead_ranks_of_the_agent(commands: Commands) -> None:
