@@ -259,7 +259,7 @@ def test_joined_buckets_and_a_search_for_the_best_way_change_no_result(
     }
     for name, way in ways.items():
         run_dir = commands.folder / name
-        commands.succeed(command(run_dir, workers, *more, *way), **search)
+        commands.succeed(command(run_dir, workers, *more, *way), timeout_s=180, **search)  # it waits a lot
         weights = [load_file(one / "model/model.safetensors") for one in (run_dir, apart)]
         difference = relative_difference(*weights)
         measured(f"relative difference, {name}", difference)
