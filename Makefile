@@ -35,6 +35,7 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 # N trainings that are killed, frozen, cut off and damaged at random: those of the seeds SEED, SEED + 1 ...
 # (without SEED: from the clock). A failing one is run again by `make chaos N=1 SEED=<its seed>`.

@@ -222,7 +222,7 @@ class Blocks:
             self._copied = sum(tensor.nbytes for tensor in tensors.values())
             self.copy_gb_per_s.append(self._copied / (time.perf_counter() - began) / 1e9)
 
-        timed_actions = dataclasses.replace(actions, share=stalling(actions.share))
+        timed_actions = dataclasses.replace(actions, shard=stalling(actions.shard))
         with (
             mock.patch.object(self.hooks, "_actions", timed_actions),
             mock.patch.object(writer, "save", stalling(writer.save)),

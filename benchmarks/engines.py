@@ -95,7 +95,7 @@ def run_job(engine: str, network: str, steps: int, ranks: int, scratch: Path) ->
     environ = os.environ | {"OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // ranks))}
     environ["PYTHONPATH"] = str(REPOSITORY)
     if launcher == "mpirun":
-        from disttrain.mpi.implementation import find_mpi
+        from disttrain.launch.mpi.implementation import find_mpi
 
         mpi = find_mpi(want_mpich=False)
         start = [mpi.program, *mpi.options([], environ), "-np", str(ranks), "-H", f"localhost:{ranks}", sys.executable]

@@ -119,10 +119,10 @@ def train_with(
 
     So a benchmark times the real parts and hooks, however these are put together.
     """
-    from disttrain.launch_env import NodeEnv, RankEnv, resolve
-    from disttrain.prepare import Request
-    from disttrain.run import run_training
-    from disttrain.worker import run_rank
+    from disttrain.comm.rank_session import run_rank
+    from disttrain.launch.env import NodeEnv, RankEnv, resolve
+    from disttrain.training.prepare import Request
+    from disttrain.training.run import run_training
 
     env = resolve(os.environ) or RankEnv.alone()
     assert not isinstance(env, NodeEnv)
@@ -133,7 +133,7 @@ def train_with(
         loop(parts, position, total_steps, hooks)
         position.step = total_steps  # else the run takes it that it was asked to stop
 
-    with mock.patch("disttrain.run.train", whole):
+    with mock.patch("disttrain.training.run.train", whole):
         code = run_rank(env, 60.0, True, lambda *job: results.append(run_training(request, env, *job)))
     if code:
         raise SystemExit(code)

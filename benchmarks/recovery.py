@@ -165,7 +165,7 @@ def run_rank(arguments: argparse.Namespace, scratch: Path) -> None:
     check_every = config.train.check_weights_every_steps
 
     def take_turns(parts: Any, position: Any, total_steps: int, hooks: Any) -> None:
-        bare = dataclasses.replace(parts, ledger=NoLedger())
+        bare = dataclasses.replace(parts, phases=NoLedger())
 
         def block(which: Any, is_watched: bool) -> float:
             """Milliseconds a step."""
@@ -189,11 +189,11 @@ def run_rank(arguments: argparse.Namespace, scratch: Path) -> None:
 
 def measure_shares(parts: Any, hooks: Any, check_every: int, step_s: float) -> dict[str, float]:
     """Each part by itself, as a share of the training time."""
-    ledger, count = parts.ledger, 20_000
+    phases, count = parts.phases, 20_000
     per_step = 8  # phases that a step with one micro-batch enters
     began = time.perf_counter()
     for _ in range(count):
-        ledger.enter("forward")
+        phases.enter("forward")
     enter_s = (time.perf_counter() - began) / count
     agreement = hooks._agreement
     called_s = timed(lambda: [agreement() for _ in range(2000)]) / 2000

@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 
-from disttrain.cli import main
+from disttrain.commands.main import main
 
 
 def run() -> None:

@@ -11,20 +11,20 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import nn
 
-from disttrain.comm.board import Board
+from disttrain.comm.control_plane import ControlPlane
 from disttrain.comm.failures import RanksFailed
+from disttrain.comm.rank_logging import RankLogging
+from disttrain.comm.watchdog import Watchdog
 from disttrain.config import build_config
 from disttrain.data.base import Dataset, MapDataset
 from disttrain.data.open import dataset_from_maps
 from disttrain.errors import ConfigError, DisttrainError, say_error
-from disttrain.launch_env import NodeEnv, RankEnv, resolve
-from disttrain.logs import RankLogging
-from disttrain.loss import UserLoss
-from disttrain.models.directory import WEIGHTS
-from disttrain.prepare import Request
-from disttrain.run import run_training
-from disttrain.rundir import MODEL
-from disttrain.watchdog import Watchdog
+from disttrain.launch.env import NodeEnv, RankEnv, resolve
+from disttrain.models.model_dir import WEIGHTS
+from disttrain.optim.loss import UserLoss
+from disttrain.run_dir import MODEL
+from disttrain.training.prepare import Request
+from disttrain.training.run import run_training
 
 
 def fit(
@@ -63,23 +63,23 @@ def fit(
         return dataset_from_maps(dataset, test_dataset, config.data.model_copy(update={"test_fraction": 0.0}))
 
     request = Request(config, Path(run_dir), resume, quiet, model, open_dataset, loss)
-    with _one_report(env, config.comm.timeout_s, quiet) as (board, logging):
-        result = run_training(request, env, board, logging)
+    with _one_report(env, config.comm.timeout_s, quiet) as (control_plane, logging):
+        result = run_training(request, env, control_plane, logging)
         model.load_state_dict(load_file(Path(run_dir) / MODEL / WEIGHTS))
         return result
 
 
 @contextlib.contextmanager
-def _one_report(env: RankEnv, timeout_s: float, quiet: bool) -> Iterator[tuple[Board, RankLogging]]:
-    """A board and logging for library use: exceptions reach the caller on the rank that fails first, and only there."""
-    board = Board(env, timeout_s)
-    logging = RankLogging(board.connect(), env.rank, env.world_size, quiet)
-    with Watchdog(board, say_error) as watchdog:
+def _one_report(env: RankEnv, timeout_s: float, quiet: bool) -> Iterator[tuple[ControlPlane, RankLogging]]:
+    """Control plane and logging for library use: an exception reaches the caller on the rank that fails first, only."""
+    control_plane = ControlPlane(env, timeout_s)
+    logging = RankLogging(control_plane.connect(), env.rank, env.world_size, quiet)
+    with Watchdog(control_plane, say_error) as watchdog:
         try:
-            yield board, logging
+            yield control_plane, logging
         except Exception as error:
             watchdog.leave()
-            exit_code, message = board.settle_failure(error)
+            exit_code, message = control_plane.resolve_failure(error)
             if message is None:
                 raise SystemExit(exit_code) from None
             if isinstance(error, DisttrainError) and not isinstance(error, RanksFailed) and env.world_size > 1:
@@ -88,4 +88,4 @@ def _one_report(env: RankEnv, timeout_s: float, quiet: bool) -> Iterator[tuple[B
         finally:
             watchdog.leave()
             logging.close()
-            board.close()
+            control_plane.close()

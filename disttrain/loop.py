@@ -12,13 +12,13 @@ from torch import nn
 
 from disttrain.comm.base import Comm
 from disttrain.data.pipeline import GlobalBatch, TrainPipeline
-from disttrain.ema import WeightAverage
-from disttrain.ledger import Ledger
-from disttrain.loss import LossSum
-from disttrain.metrics import Tally
-from disttrain.optim import Schedule, set_lr
-from disttrain.precision import Precision
+from disttrain.optim.ema import WeightAverage
+from disttrain.optim.loss import LossSum
+from disttrain.optim.optimizer import Schedule, set_lr
+from disttrain.optim.precision import Precision
 from disttrain.seed import seed_step
+from disttrain.telemetry.phases import PhaseTimer
+from disttrain.telemetry.tally import Tally
 
 
 @dataclass
@@ -47,11 +47,11 @@ class Parts:
     comm: Comm
     pipeline: TrainPipeline
     loss: LossSum
-    average: WeightAverage | None
+    ema: WeightAverage | None
     clip_norm: float | None
     seed: int
-    ledger: Ledger
-    remedy: Callable[[Position], None]
+    phases: PhaseTimer
+    on_nonfinite: Callable[[Position], None]
     """Called in place of an update that would have made the weights not finite. Raises DivergedError, or returns."""
 
 
@@ -73,10 +73,10 @@ def train(parts: Parts, position: Position, total_steps: int, hooks: Hooks) -> N
     tally = Tally(parts.comm.device)
     parts.model.train()
     while position.step < total_steps:
-        parts.ledger.enter("data", position.step)
+        parts.phases.enter("data", position.step)
         for batch in parts.pipeline.epoch(position.epoch, position.step_in_epoch):
             if not train_step(parts, batch, position.step, tally):
-                parts.remedy(position)
+                parts.on_nonfinite(position)
             position.advance(steps_per_epoch)
             hooks.log(position, tally)
             if position.step_in_epoch == 0:
@@ -85,7 +85,7 @@ def train(parts: Parts, position: Position, total_steps: int, hooks: Hooks) -> N
             hooks.save(position, tally)
             if stops or position.step == total_steps:
                 return
-            parts.ledger.enter("data", position.step)
+            parts.phases.enter("data", position.step)
 
 
 def train_step(parts: Parts, batch: GlobalBatch, step: int, tally: Tally) -> bool:
@@ -93,34 +93,34 @@ def train_step(parts: Parts, batch: GlobalBatch, step: int, tally: Tally) -> boo
 
     Returns False, on every rank alike, where a loss or a gradient was not finite: then the weights are as before.
     """
-    comm, precision, model, optimizer, ledger = parts.comm, parts.precision, parts.model, parts.optimizer, parts.ledger
+    comm, precision, model, optimizer, phases = parts.comm, parts.precision, parts.model, parts.optimizer, parts.phases
     seed_step(parts.seed, step, comm.rank)
     set_lr(optimizer, parts.schedule(step))
     # The mean over ranks that the backend takes, times world_size / count, is the sum over samples / count of samples:
     # right also where ranks hold unequal shares.
     scale = comm.world_size / batch.count
     for micro_step, micro in enumerate(batch.micro_batches, start=1):
-        ledger.enter("forward")
+        phases.enter("forward")
         is_last = micro_step == batch.micro_steps
         with contextlib.nullcontext() if is_last else comm.no_sync(model):
             with precision.autocast():
                 outputs = model(micro.inputs)
                 loss_sum = parts.loss(outputs, micro.targets)
-            ledger.enter("backward")
-            # 0 x loss is NaN where the loss is not finite: with the gradients it reaches every rank.
-            precision.backward(loss_sum * (loss_sum.detach() * 0 + scale * micro.weight))
+            phases.enter("backward")
+            nan_if_bad = loss_sum.detach() * 0  # NaN or 0; with the gradients it reaches every rank
+            precision.backward(loss_sum * (nan_if_bad + scale * micro.weight))
         if micro.weight:
             tally.add(outputs, micro.targets, loss_sum)
-        ledger.enter("data")
+        phases.enter("data")
     comm.wait_grads()
-    ledger.enter("optimizer")
+    phases.enter("optimizer")
     tally.grad_norm = precision.clip(optimizer, parts.clip_norm)
     is_finite = precision.step(optimizer, tally.grad_norm)
     optimizer.zero_grad(set_to_none=True)
     if not is_finite:
-        tally.take_back()
+        tally.discard()
         return False
-    tally.confirm()
-    if parts.average is not None:
-        parts.average.update(step)
+    tally.commit()
+    if parts.ema is not None:
+        parts.ema.update(step)
     return True

@@ -29,7 +29,7 @@ def die_with_parent(parent: int) -> None:
 class ProcessId(NamedTuple):
     """One process of all machines and times."""
 
-    place: str
+    machine: str
     """Machine, its boot, and the container's own process numbers."""
     pid: int
     started: int
@@ -39,12 +39,12 @@ class ProcessId(NamedTuple):
     def own(cls) -> ProcessId:
         """This process."""
         stat = _stat(os.getpid())
-        return cls(_own_place(), os.getpid(), int(stat[1]) if stat else 0)
+        return cls(_own_machine(), os.getpid(), int(stat[1]) if stat else 0)
 
 
 def process_state(process: ProcessId) -> str | None:
     """A letter as in /proc/PID/stat (`T` is stopped, `D` waits for a disk), `gone`, or None for another machine's."""
-    if not process.place or process.place != _own_place():
+    if not process.machine or process.machine != _own_machine():
         return None
     stat = _stat(process.pid)
     if stat is None or int(stat[1]) != process.started or stat[0] in "ZX":
@@ -53,7 +53,7 @@ def process_state(process: ProcessId) -> str | None:
 
 
 @functools.lru_cache(maxsize=1)
-def _own_place() -> str:
+def _own_machine() -> str:
     try:
         return f"{_BOOT_ID.read_text().strip()} {os.readlink('/proc/self/ns/pid')}"  # noqa: PTH115 (not a path)
     except OSError:

@@ -17,8 +17,8 @@ import torch
 from disttrain.config.sections import DataConfig
 from disttrain.data.base import ImageArrays
 from disttrain.data.open import open_dataset
-from disttrain.models.directory import load_model_dir
-from disttrain.predict import Predictor
+from disttrain.inference.predictor import Predictor
+from disttrain.models.model_dir import load_model_dir
 
 
 def main(run_dir: Path, output: Path) -> None:

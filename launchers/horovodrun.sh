@@ -10,4 +10,4 @@
 # The exit code is that of the first rank that failed, 144 if it was killed (horovodrun itself turns every failure into 1).
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/python.sh"
-exec "$PYTHON" -m disttrain.mpi.horovodrun "$@"
+exec "$PYTHON" -m disttrain.commands.horovodrun "$@"

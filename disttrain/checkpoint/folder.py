@@ -22,8 +22,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from disttrain.data.cache import file_sha256
 from disttrain.errors import ConfigError, IntegrityError
+from disttrain.files import file_sha256
 
 VALUES, MANIFEST = "values.json", "manifest.json"
 _SUFFIX = ".safetensors"
@@ -71,7 +71,7 @@ def remove_unfinished(folder: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def share_name(rank: int) -> str:
+def shard_name(rank: int) -> str:
     """The file that a rank writes."""
     return f"tensors_{rank}{_SUFFIX}"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from disttrain.checkpoint.folder import discard, find_fault, flush, read_values, step_of, write_text
 from disttrain.config.sections import CheckpointConfig
 from disttrain.errors import IntegrityError
-from disttrain.logs import log
+from disttrain.log import log
 
 LATEST, BEST = "latest", "best"
 
@@ -39,22 +39,22 @@ def find_checkpoint(folder: Path) -> Path | None:
     return None
 
 
-def settle(written: Path, config: CheckpointConfig) -> None:
+def prune(written: Path, config: CheckpointConfig) -> None:
     """After a checkpoint has been written: point `latest` to it and `best` to the best one, and drop all but these two
     and the newest `config.keep`. Raises OSError."""
     folder = written.parent
     _point(folder / LATEST, written)
     checkpoints = newest_first(folder)
-    # Later ones are of a course that training has left, be it that they are damaged or that --resume named this one.
-    course = checkpoints[checkpoints.index(written) :]
-    best = _best(course, config)
+    # Later checkpoints belong to an abandoned branch: they are damaged, or --resume named this one.
+    branch = checkpoints[checkpoints.index(written) :]
+    best = _best(branch, config)
     if best is not None:
         _point(folder / BEST, best)
     else:
         (folder / BEST).unlink(missing_ok=True)
     if later := checkpoints[: checkpoints.index(written)]:
         log.warning("%s: training has gone back behind it, and it is removed", ", ".join(one.name for one in later))
-    stay = {*course[: config.keep], best}
+    stay = {*branch[: config.keep], best}
     for path in checkpoints:
         if path not in stay:
             discard(path)

@@ -1,6 +1,6 @@
-"""Saving while training goes on: the step pays for a copy to host memory, a thread of each rank writes its share, and
+"""Saving while training goes on: the step pays for a copy to host memory, a thread of each rank writes its shard, and
 rank zero's makes a checkpoint of them. All nodes must see the same folder: it is a shared file system's business to
-bring the shares together, and where it does not, the log says so.
+bring the shards together, and where it does not, the log says so.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from typing import Any
 import torch
 from torch.distributed import DistError, Store
 
-from disttrain.checkpoint.exchange import Exchange, NoAnswer, Share
 from disttrain.checkpoint.folder import (
     VALUES,
     FileRecord,
     checkpoint_dir,
     commit,
     remove_unfinished,
-    share_name,
+    shard_name,
     unfinished_dir,
     write_manifest,
     write_text,
 )
-from disttrain.checkpoint.host_copy import HostCopy
-from disttrain.checkpoint.retention import settle
+from disttrain.checkpoint.host_buffer import HostBuffer
+from disttrain.checkpoint.retention import prune
+from disttrain.checkpoint.save_agreement import SaveAgreement, SaveTimeout, Shard
 from disttrain.config.sections import CheckpointConfig
-from disttrain.logs import log
+from disttrain.log import log
 
-# How long rank zero waits for the others' shares, and they for what it makes of them, once their own part is done.
+# How long rank zero waits for the others' shards, and they for what it makes of them, once their own part is done.
 _PATIENCE_S, _PATIENCE_FACTOR = 60.0, 5.0
 _VISIBLE_S = 45.0  # by then a network file system shows on one node what another has written (NFS: 30 s to 60 s)
 _NICE = 10  # the writing threads leave the processor to the training
@@ -54,7 +54,7 @@ class _Save:
 
 class CheckpointWriter:
     """Writes checkpoints, one at a time. A checkpoint that cannot be written (a full disk, a folder that has gone, a
-    rank that has failed to write its share) costs a warning; the last good one stands, and the next is tried anew.
+    rank that has failed to write its shard) costs a warning; the last good one stands, and the next is tried anew.
 
     Made on every rank; `save` and `wait` are called on every rank, in the same order.
     """
@@ -70,12 +70,12 @@ class CheckpointWriter:
         """The step of the last checkpoint that this writer has brought to the disk."""
         self.last_save_s: float | None = None
         """Seconds from the beginning of its copy until it was there, the same thing seen from each rank."""
-        self._copy = HostCopy()
+        self._copy = HostBuffer()
         self._count = 0
         self._thread: threading.Thread | None = None
         if rank == 0:
             remove_unfinished(folder)
-        self._exchange = Exchange(store, rank, world_size)
+        self._agreement = SaveAgreement(store, rank, world_size)
 
     def save(self, step: int, tensors: dict[str, torch.Tensor], values: dict[str, Any]) -> None:
         """Wait for the save before, copy this rank's tensors, and leave the rest to a thread.
@@ -105,7 +105,7 @@ class CheckpointWriter:
     def close(self, timeout_s: float = 2.0) -> None:
         """Give a save that is on its way this long, in seconds; then stop waiting for other ranks."""
         if not self.wait(timeout_s):
-            self._exchange.stop()
+            self._agreement.stop()
             self.wait(timeout_s)
 
     def _finish(self, save: _Save) -> None:
@@ -115,10 +115,10 @@ class CheckpointWriter:
         beside: Path | None = None
         says_why = self.rank == 0
         try:
-            name = f"{self._exchange.start_id(_PATIENCE_S)}.{save.number}"
+            name = f"{self._agreement.start_id(_PATIENCE_S)}.{save.number}"
             beside = unfinished_dir(self.folder, save.step, name)
             fault = self._write_and_agree(save, beside)
-        except (NoAnswer, DistError) as error:
+        except (SaveTimeout, DistError) as error:
             fault, says_why = " ".join(str(error).split()), True
         if not fault:
             self.saved_step, self.last_save_s = save.step, time.monotonic() - save.began
@@ -129,60 +129,60 @@ class CheckpointWriter:
             log.warning("the checkpoint of step %d was not written: %s", save.step, fault)
 
     def _write_and_agree(self, save: _Save, beside: Path) -> str:
-        """Why there is no checkpoint, "" where there is one. Raises NoAnswer or DistError."""
+        """Why there is no checkpoint, "" where there is one. Raises SaveTimeout or DistError."""
         began = time.monotonic()
-        share = self._write_share(beside)
-        self._exchange.post(save.number, share)
+        shard = self._write_shard(beside)
+        self._agreement.post(save.number, shard)
         patience_s = max(_PATIENCE_S, _PATIENCE_FACTOR * (time.monotonic() - began))
         if self.rank != 0:
-            return self._exchange.verdict(save.number, 2 * patience_s + _VISIBLE_S)
+            return self._agreement.outcome(save.number, 2 * patience_s + _VISIBLE_S)
         try:
-            fault = self._make_checkpoint(save, beside, self._exchange.shares(save.number, patience_s))
-        except NoAnswer as error:
+            fault = self._make_checkpoint(save, beside, self._agreement.shards(save.number, patience_s))
+        except SaveTimeout as error:
             fault = str(error)
         except OSError as error:
             fault = _render(error)
-        self._exchange.decide(save.number, fault)
+        self._agreement.publish_outcome(save.number, fault)
         return fault
 
-    def _write_share(self, beside: Path) -> Share:
+    def _write_shard(self, beside: Path) -> Shard:
         host = socket.gethostname()
         try:
             beside.mkdir(parents=True, exist_ok=True)
             if self._copy.is_empty:
-                return Share(self.rank, host)
-            record = self._copy.write(beside / share_name(self.rank))
+                return Shard(self.rank, host)
+            record = self._copy.write(beside / shard_name(self.rank))
         except OSError as error:
             with contextlib.suppress(OSError):
-                (beside / share_name(self.rank)).unlink()  # others may still need its space
-            return Share(self.rank, host, fault=_render(error))
-        return Share(self.rank, host, record.bytes, record.sha256)
+                (beside / shard_name(self.rank)).unlink()  # others may still need its space
+            return Shard(self.rank, host, fault=_render(error))
+        return Shard(self.rank, host, record.bytes, record.sha256)
 
-    def _make_checkpoint(self, save: _Save, beside: Path, shares: list[Share]) -> str:
+    def _make_checkpoint(self, save: _Save, beside: Path, shards: list[Shard]) -> str:
         """On rank zero. Why it cannot be done, or "". Raises OSError."""
-        if faults := [share for share in shares if share.fault]:
-            return "; ".join(f"rank {share.rank} on {share.host}: {share.fault}" for share in faults)
+        if faults := [shard for shard in shards if shard.fault]:
+            return "; ".join(f"rank {shard.rank} on {shard.host}: {shard.fault}" for shard in faults)
         files: dict[str, FileRecord] = {}
         deadline = time.monotonic() + _VISIBLE_S
-        for share in (one for one in shares if one.bytes):
-            name = share_name(share.rank)
-            while not _has_size(beside / name, share.bytes):
-                if share.rank == self.rank:
+        for shard in (one for one in shards if one.bytes):
+            name = shard_name(shard.rank)
+            while not _has_size(beside / name, shard.bytes):
+                if shard.rank == self.rank:
                     return f"{name} has vanished from {beside.parent}"
                 if time.monotonic() > deadline:
                     return (
-                        f"rank {share.rank} on {share.host} has written {name} ({share.bytes:,} bytes), but rank 0 on "
+                        f"rank {shard.rank} on {shard.host} has written {name} ({shard.bytes:,} bytes), but rank 0 on "
                         f"{socket.gethostname()} does not see it in {beside.parent}: checkpoints need a folder that "
                         "all nodes share. Put the run directory (--run-dir) on a shared file system"
                     )
                 time.sleep(0.1)
-            files[name] = FileRecord(share.bytes, share.sha256)
+            files[name] = FileRecord(shard.bytes, shard.sha256)
         files[VALUES] = write_text(beside / VALUES, save.values)
         write_manifest(beside, save.step, self.world_size, files)
         target = checkpoint_dir(self.folder, save.step)
         commit(beside, target)
         try:
-            settle(target, self.config)
+            prune(target, self.config)
         except OSError as error:
             log.warning("the checkpoint of step %d is written, but not all that follows: %s", save.step, _render(error))
         return ""

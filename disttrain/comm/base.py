@@ -25,7 +25,7 @@ class Comm(Protocol):
         """The network with rank zero's weights on every rank, and gradients averaged over ranks during backward."""
         ...
 
-    def settle(self, model: nn.Module, backward_once: Callable[[], None]) -> None:
+    def fix_reduction_order(self, model: nn.Module, backward_once: Callable[[], None]) -> None:
         """Fix the order in which gradients are added up, before the first step."""
         ...
 
@@ -41,7 +41,7 @@ class Comm(Protocol):
         """The sum over all ranks, in place."""
         ...
 
-    def share_buffers(self, model: nn.Module) -> None:
+    def broadcast_buffers(self, model: nn.Module) -> None:
         """Rank zero's buffers on every rank: after a step each has running statistics of BatchNorm of its own."""
         ...
 

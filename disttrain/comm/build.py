@@ -5,17 +5,19 @@ from __future__ import annotations
 import torch
 
 from disttrain.comm.base import Comm
-from disttrain.comm.board import Board
+from disttrain.comm.control_plane import ControlPlane
 from disttrain.comm.ddp import DdpComm
 from disttrain.config import Config
-from disttrain.launch_env import RankEnv
+from disttrain.launch.env import RankEnv
 
 
-def build_comm(config: Config, env: RankEnv, board: Board, device: torch.device) -> Comm:
+def build_comm(config: Config, env: RankEnv, control_plane: ControlPlane, device: torch.device) -> Comm:
     """Connect this rank to the others. Raises DisttrainError where that does not come about."""
     if config.train.backend == "horovod":
         from disttrain.comm.horovod import HorovodComm
-        from disttrain.comm.horovod_start import start_horovod
+        from disttrain.comm.horovod_init import start_horovod
 
-        return HorovodComm(config.comm, env, device, board.ledger, start_horovod(config.comm, env, board))
-    return DdpComm(config.comm, board.store, env.rank, env.world_size, device, board.ledger)
+        return HorovodComm(
+            config.comm, env, device, control_plane.phases, start_horovod(config.comm, env, control_plane)
+        )
+    return DdpComm(config.comm, control_plane.store, env.rank, env.world_size, device, control_plane.phases)

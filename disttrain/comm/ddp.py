@@ -16,7 +16,7 @@ from torch.distributed import PrefixStore, Store
 from torch.nn.parallel import DistributedDataParallel
 
 from disttrain.config.sections import CommConfig
-from disttrain.ledger import WAITING, Ledger
+from disttrain.telemetry.phases import WAITING, PhaseTimer
 
 _POWERSGD_FIRST_STEPS = 10  # plain steps before PowerSGD, while gradients still turn quickly
 _POWERSGD_TENSORS = ("error_dict", "p_memory_dict", "q_memory_dict")
@@ -46,10 +46,10 @@ class DdpComm:
         rank: int,
         world_size: int,
         device: torch.device,
-        ledger: Ledger | None = None,
+        phases: PhaseTimer | None = None,
     ) -> None:
         self.config, self.rank, self.world_size, self.device = config, rank, world_size, device
-        self._ledger = ledger or Ledger()
+        self._phases = phases or PhaseTimer()
         self._powersgd: Any = None
         backend = "nccl" if device.type == "cuda" else "gloo"
         with _nothing_on_standard_output():
@@ -75,7 +75,7 @@ class DdpComm:
         self._register_compression(wrapped)
         # The first layer's gradient comes last: from there on, backward waits for the other ranks.
         last = next(parameter for parameter in model.parameters() if parameter.requires_grad)
-        last.register_post_accumulate_grad_hook(lambda _: self._ledger.enter(WAITING))
+        last.register_post_accumulate_grad_hook(lambda _: self._phases.enter(WAITING))
         return wrapped
 
     def _register_compression(self, wrapped: DistributedDataParallel) -> None:
@@ -93,7 +93,7 @@ class DdpComm:
             wrapped.register_comm_hook(self._powersgd, powerSGD_hook)
 
     @torch.no_grad()
-    def settle(self, model: nn.Module, backward_once: Callable[[], None]) -> None:
+    def fix_reduction_order(self, model: nn.Module, backward_once: Callable[[], None]) -> None:
         """Let DDP arrange its gradient buckets now, with one backward pass that leaves no trace.
 
         DDP arranges them after the first pass of every start, and with more than two ranks the layout decides in
@@ -118,21 +118,21 @@ class DdpComm:
     def all_reduce(self, tensor: torch.Tensor) -> torch.Tensor:
         """See `Comm.all_reduce`."""
         if self.world_size > 1:
-            with self._ledger.during(WAITING):
+            with self._phases.during(WAITING):
                 dist.all_reduce(tensor)
         return tensor
 
-    def share_buffers(self, model: nn.Module) -> None:
+    def broadcast_buffers(self, model: nn.Module) -> None:
         """See `Comm.share_buffers`."""
         if self.world_size > 1:
-            with self._ledger.during(WAITING):
+            with self._phases.during(WAITING):
                 for buffer in model.buffers():
                     dist.broadcast(buffer, src=0)
 
     def barrier(self) -> None:
         """See `Comm.barrier`."""
         if self.world_size > 1:
-            with self._ledger.during(WAITING):
+            with self._phases.during(WAITING):
                 dist.barrier()
 
     def rank_state(self) -> dict[str, torch.Tensor]:

@@ -40,8 +40,8 @@ class RanksFailed(DisttrainError):
         self.exit_code = failures[0].exit_code
 
 
-class Notices:
-    """What ranks have put on a store about their end. Raises torch's DistError where the store is gone."""
+class FailureLog:
+    """The failure records of a job on its store. Raises torch's DistError where the store is gone."""
 
     def __init__(self, store: Store, world_size: int) -> None:
         self.store, self.world_size = store, world_size
@@ -58,22 +58,22 @@ class Notices:
         entries = [self.store.get(f"failures/{index}") for index in range(count)]
         return [Failure(**json.loads(entry)) for entry in entries]
 
-    def gathered(self) -> list[Failure]:
+    def collect(self) -> list[Failure]:
         """All failures, once those had time to come that follow from the same cause."""
         deadline = time.monotonic() + _GATHER_S
         while time.monotonic() < deadline and self.store.add("failures/count", 0) < self.world_size:
             time.sleep(0.02)
         return self.failures()
 
-    def give_up(self) -> None:
+    def abort(self) -> None:
         """Say, once a failure has been posted, that ranks which still do something else are to end too."""
         self.store.set(_GIVEN_UP, "1")
 
-    def is_given_up(self) -> bool:
+    def is_aborted(self) -> bool:
         """Whether `give_up` has been called on some rank."""
         return self.store.check([_GIVEN_UP])
 
-    def reported(self) -> None:
+    def mark_reported(self) -> None:
         """Say that the user has been told why the job ends."""
         with contextlib.suppress(DistError):
             self.store.set("reported", "1")
@@ -83,7 +83,7 @@ class Notices:
         with contextlib.suppress(DistError):
             self.store.wait(["reported"], timedelta(seconds=5))
 
-    def leave(self, hosts_store: bool, absent: int = 0) -> None:
+    def sign_off(self, hosts_store: bool, absent: int = 0) -> None:
         """Count as gone. A rank that hosts the store stays until the others have read what they wanted, but for
         `absent` ranks that no longer can, and 5 s at most."""
         with contextlib.suppress(DistError):  # the rank that hosts the store has gone first
@@ -109,7 +109,7 @@ def describe_failure(error: BaseException, rank: int) -> Failure:
     if isinstance(error, KeyboardInterrupt):
         return Failure(rank, host, 130, "interrupted")
     if isinstance(error, OSError) and error.filename is not None:  # a full disk, a lost permission, say
-        reason = f"{error.filename}: {error.strerror}. Mend that and run the same command again."
+        reason = f"{error.filename}: {error.strerror}. Fix that and run the same command again."
         return Failure(rank, host, 1, reason)
     return Failure(rank, host, 1, f"{text}\n{''.join(traceback.format_exception(error)).rstrip()}")
 

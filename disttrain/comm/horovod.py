@@ -12,8 +12,8 @@ from torch.utils.hooks import RemovableHandle
 
 from disttrain.config.sections import CommConfig
 from disttrain.errors import PeerLostError
-from disttrain.launch_env import RankEnv
-from disttrain.ledger import WAITING, Ledger
+from disttrain.launch.env import RankEnv
+from disttrain.telemetry.phases import WAITING, PhaseTimer
 
 _FIRST_BUCKET_MIB = 1.0
 _BUCKET_MIB = 25.0
@@ -46,8 +46,10 @@ class _Bucket:
 class HorovodComm:
     """One rank's end of Horovod. See `Comm` for what each method is for."""
 
-    def __init__(self, config: CommConfig, env: RankEnv, device: torch.device, ledger: Ledger, horovod: Any) -> None:
-        self.config, self.device, self._ledger, self._hvd = config, device, ledger, horovod
+    def __init__(
+        self, config: CommConfig, env: RankEnv, device: torch.device, phases: PhaseTimer, horovod: Any
+    ) -> None:
+        self.config, self.device, self._phases, self._hvd = config, device, phases, horovod
         self.rank, self.world_size = env.rank, env.world_size
         self._buckets: list[_Bucket] = []
         self._hooks: list[RemovableHandle] = []
@@ -60,7 +62,9 @@ class HorovodComm:
             return model
         self._broadcast(model.state_dict())
         trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        groups = [[one] for one in trainable] if self.config.adasum else _cut(trainable, self.config.bucket_mib)
+        groups = (
+            [[one] for one in trainable] if self.config.adasum else _make_buckets(trainable, self.config.bucket_mib)
+        )
         self._buckets = [
             _Bucket(f"gradients/{index}", group, self.config.compression) for index, group in enumerate(groups)
         ]
@@ -77,7 +81,7 @@ class HorovodComm:
             if bucket.missing == 0:
                 self._send(bucket)
                 if bucket is self._buckets[-1]:
-                    self._ledger.enter(WAITING)
+                    self._phases.enter(WAITING)
 
         return gradient_is_ready
 
@@ -87,7 +91,7 @@ class HorovodComm:
         # A group of one: Horovod can be told to leave groups as they are (HOROVOD_DISABLE_GROUP_FUSION).
         bucket.handle = self._hvd.grouped_allreduce_async_([bucket.flat], name=bucket.name, op=self._op)
 
-    def settle(self, model: nn.Module, backward_once: Callable[[], None]) -> None:
+    def fix_reduction_order(self, model: nn.Module, backward_once: Callable[[], None]) -> None:
         """Nothing: the buckets are fixed from the start."""
 
     @contextlib.contextmanager
@@ -119,7 +123,7 @@ class HorovodComm:
                 self._hvd.allreduce_(tensor, op=self._hvd.Sum)
         return tensor
 
-    def share_buffers(self, model: nn.Module) -> None:
+    def broadcast_buffers(self, model: nn.Module) -> None:
         """See `Comm.share_buffers`."""
         if self.world_size > 1:
             self._broadcast(dict(model.named_buffers()))
@@ -146,7 +150,7 @@ class HorovodComm:
     @contextlib.contextmanager
     def _waiting(self) -> Iterator[None]:
         """A wait for the other ranks; Horovod's own error for a lost one becomes ours."""
-        with self._ledger.during(WAITING):
+        with self._phases.during(WAITING):
             try:
                 yield
             except RuntimeError as error:
@@ -163,7 +167,7 @@ class HorovodComm:
             self._hvd.shutdown()
 
 
-def _cut(parameters: list[nn.Parameter], bucket_mib: float | None) -> list[list[nn.Parameter]]:
+def _make_buckets(parameters: list[nn.Parameter], bucket_mib: float | None) -> list[list[nn.Parameter]]:
     """Buckets in the order in which backward makes the gradients, about the reverse of the parameters'. By default
     the first is small, so that the exchange begins early."""
     buckets: list[list[nn.Parameter]] = []

@@ -17,14 +17,14 @@ from disttrain.errors import ConfigError, unknown_name
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML in which `1e-3` is a number, as in YAML 1.2, and a key that stands twice is an error."""
+    """Safe YAML in which `1e-3` is a number, as in YAML 1.2, and a duplicate key is an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         nodes = [key for key, _ in node.value if not key.tag.endswith(":merge")]
         keys = [self.construct_object(key, deep=True) for key in nodes]
         for at, key in enumerate(keys):
             if key in keys[:at]:
-                raise yaml.MarkedYAMLError(None, None, f"the key {key!r} stands twice", nodes[at].start_mark)
+                raise yaml.MarkedYAMLError(None, None, f"duplicate key {key!r}", nodes[at].start_mark)
         return super().construct_mapping(node, deep)
 
 

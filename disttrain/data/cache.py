@@ -18,6 +18,7 @@ import numpy as np
 
 from disttrain.data.base import ImageArrays
 from disttrain.errors import DataError
+from disttrain.files import file_sha256
 
 _FORMAT = 1
 _META = "meta.json"
@@ -27,19 +28,6 @@ _ATTEMPTS = 5
 def default_cache_dir() -> Path:
     """`disttrain/` in the user's cache folder (XDG base directory specification)."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "disttrain"
-
-
-def file_sha256(path: Path) -> str:
-    """Hex sha256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
-
-
-def _digest(file: Any) -> str:  # Python 3.10 has no hashlib.file_digest
-    digest = hashlib.sha256()
-    while block := file.read(1 << 20):
-        digest.update(block)
-    return digest.hexdigest()
 
 
 def cached_arrays(

@@ -20,7 +20,7 @@ from disttrain.errors import DataError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 # What Pillow raises on damaged files of the supported formats; RuntimeError is what zipfile raises on encrypted ones.
-UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, KeyError, RuntimeError, zlib.error, struct.error,
+DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, KeyError, RuntimeError, zlib.error, struct.error,
               zipfile.BadZipFile, Image.DecompressionBombError)  # fmt: skip
 _IMAGES_PER_PROCESS = 4000  # below this, starting another process costs more than it saves
 
@@ -130,7 +130,7 @@ def _decode_part(
     for done, row in enumerate(part, start=1):
         try:
             out[row] = decode_image(store.read(names[row]), out.shape[1:], resize)
-        except UNREADABLE as error:
+        except DECODE_ERRORS as error:
             bad.append((names[row], describe_unreadable(error)))
         if done % 500 == 0 or done == len(part):
             on_progress(500 if done % 500 == 0 else done % 500)

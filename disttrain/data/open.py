@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from disttrain.config.sections import DataConfig
+from disttrain.config.user_code import import_object
 from disttrain.data.base import Dataset, ImageArrays, MapDataset
-from disttrain.data.split import build_splits, cut, sample_places
+from disttrain.data.split import assign_splits, build_splits, sample_fractions
 from disttrain.errors import ConfigError, DataError, unknown_name
-from disttrain.imports import import_object
 
 DATASETS = ("planesnet", "mnist", "image_folder", "synthetic_planes")
 
@@ -26,19 +26,19 @@ def open_dataset(data: DataConfig, verify: bool = True) -> Dataset:
     if ":" in data.name:
         return _open_user_dataset(data)
     if data.name == "planesnet":
-        from disttrain.data.planesnet import open_planesnet
+        from disttrain.data.datasets.planesnet import open_planesnet
 
         return _from_arrays(data, *open_planesnet(data, verify))
     if data.name == "mnist":
-        from disttrain.data.mnist import open_mnist
+        from disttrain.data.datasets.mnist import open_mnist
 
         return _from_arrays(data, *open_mnist(data, verify))
     if data.name == "synthetic_planes":
-        from disttrain.data.synthetic import open_synthetic_planes
+        from disttrain.data.datasets.synthetic import open_synthetic_planes
 
         return _from_arrays(data, *open_synthetic_planes(data, verify))
     if data.name == "image_folder":
-        from disttrain.data.image_folder import open_image_folder
+        from disttrain.data.datasets.image_folder import open_image_folder
 
         samples, table, fingerprint = open_image_folder(data, verify)
         if isinstance(samples, ImageArrays):
@@ -100,7 +100,9 @@ def dataset_from_maps(train: Any, test: Any | None, data: DataConfig, what: str 
     if len(train) == 0:
         raise DataError(f"{what} is empty: training needs samples.")
     class_names = tuple(map(str, getattr(train, "classes", ())))
-    splits = cut(sample_places(len(train)), 0.0 if test is not None else data.test_fraction, data.val_fraction)
+    splits = assign_splits(
+        sample_fractions(len(train)), 0.0 if test is not None else data.test_fraction, data.val_fraction
+    )
     if len(splits["train"]) == 0:
         raise DataError(f"{what} has {len(train)} samples, and all fall into test or val: training needs samples.")
     if test is None:

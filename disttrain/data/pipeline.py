@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch.utils.data import TensorDataset
 
-from disttrain.batch import BatchPlan, rank_share
 from disttrain.config.sections import DataConfig
 from disttrain.data.base import Dataset, ImageArrays
+from disttrain.data.batch_plan import BatchPlan, rank_slice
 from disttrain.data.order import epoch_order
 from disttrain.data.stream import StreamedSamples
 from disttrain.data.transform import ImageTransform
@@ -112,12 +112,12 @@ class TrainPipeline:
         plan: BatchPlan,
         rank: int,
         seed: int,
-        empty_stand_ins: bool = False,
+        allow_empty_micro_batches: bool = False,
     ) -> None:
         """`empty_stand_ins`: where this rank has no sample for a micro-batch, give the network an empty batch rather
         than a sample with weight 0, which SyncBatchNorm would count. Not every network takes one."""
         self.samples, self.ids, self.plan, self.rank, self.seed = samples, ids, plan, rank, seed
-        self.empty_stand_ins = empty_stand_ins
+        self.allow_empty_micro_batches = allow_empty_micro_batches
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[GlobalBatch]:
         """This rank's part of every step of an epoch, from `first_step` on."""
@@ -138,7 +138,7 @@ class TrainPipeline:
 
     def _micro_batch(self, part: range, ids: np.ndarray, batch: tuple[torch.Tensor, torch.Tensor]) -> MicroBatch:
         inputs, targets = batch
-        if not part and self.empty_stand_ins:
+        if not part and self.allow_empty_micro_batches:
             inputs, targets, ids = inputs[:0], targets[:0], ids[:0]
         return MicroBatch(inputs, targets, torch.from_numpy(ids), weight=1.0 if part else 0.0)
 
@@ -148,9 +148,9 @@ class EvalPipeline:
 
     def __init__(self, samples: Samples, ids: np.ndarray, batch_size: int, rank: int, world_size: int) -> None:
         self.samples, self.ids, self.batch_size = samples, ids, batch_size
-        self.share = rank_share(len(ids), rank, world_size)
+        self.share = rank_slice(len(ids), rank, world_size)
         largest_share = -(-len(ids) // world_size)
-        self.rounds = -(-largest_share // batch_size)
+        self.num_batches = -(-largest_share // batch_size)
         """How many batches the rank with the most samples has."""
 
     def __iter__(self) -> Iterator[MicroBatch]:

@@ -19,18 +19,18 @@ def unit_hash(text: str) -> float:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
 
 
-def sample_places(count: int) -> np.ndarray:
+def sample_fractions(count: int) -> np.ndarray:
     """A fixed number in [0, 1) per sample, float64 [count]; more samples do not move the earlier ones."""
     return np.random.RandomState(20180101).random_sample(count)
 
 
-def cut(places: np.ndarray, test_fraction: float, val_fraction: float) -> Splits:
+def assign_splits(fractions: np.ndarray, test_fraction: float, val_fraction: float) -> Splits:
     """Splits by place in [0, 1): the lowest are test, the next val, the rest train."""
     held_out = test_fraction + val_fraction
     return {
-        "train": np.flatnonzero(places >= held_out),
-        "val": np.flatnonzero((places >= test_fraction) & (places < held_out)),
-        "test": np.flatnonzero(places < test_fraction),
+        "train": np.flatnonzero(fractions >= held_out),
+        "val": np.flatnonzero((fractions >= test_fraction) & (fractions < held_out)),
+        "test": np.flatnonzero(fractions < test_fraction),
     }
 
 
@@ -42,14 +42,14 @@ def build_splits(data: DataConfig, arrays: ImageArrays) -> Splits:
     if kind == "scene":
         if arrays.scenes is None:
             raise ConfigError(f"data.split=scene: {data.name} has no scene ids. Use random or official.")
-        places = np.array([unit_hash(scene) for scene in arrays.scene_names])[arrays.scenes]
-        return cut(places, data.test_fraction, data.val_fraction)
+        fractions = np.array([unit_hash(scene) for scene in arrays.scene_names])[arrays.scenes]
+        return assign_splits(fractions, data.test_fraction, data.val_fraction)
     if kind == "official":
         if arrays.is_test is None:
             raise ConfigError(f"data.split=official: {data.name} has no published split. Use scene or random.")
-        places = np.where(arrays.is_test, -1.0, sample_places(len(arrays)))
-        return cut(places, 0.0, data.val_fraction)
-    return cut(sample_places(len(arrays)), data.test_fraction, data.val_fraction)
+        fractions = np.where(arrays.is_test, -1.0, sample_fractions(len(arrays)))
+        return assign_splits(fractions, 0.0, data.val_fraction)
+    return assign_splits(sample_fractions(len(arrays)), data.test_fraction, data.val_fraction)
 
 
 def check_training_split(data: DataConfig, labels: np.ndarray, class_names: tuple[str, ...], train: np.ndarray) -> None:

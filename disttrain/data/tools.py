@@ -12,9 +12,9 @@ from PIL import Image
 
 from disttrain.config.sections import DataConfig
 from disttrain.data.base import ImageArrays
+from disttrain.data.datasets.synthetic_planes import chip_names, draw_chips
 from disttrain.data.open import open_dataset
 from disttrain.data.statistics import channel_statistics
-from disttrain.data.synthetic_planes import chip_names, draw_chips
 from disttrain.errors import ConfigError
 
 

@@ -80,7 +80,7 @@ def apply_symmetry(images: torch.Tensor, symmetry: Symmetry) -> torch.Tensor:
 
 
 @dataclass(frozen=True)
-class Draws:
+class AugmentationParams:
     """What chance holds for each of n samples. Drawn for a whole pass at once, so that a batch only looks it up."""
 
     scale: torch.Tensor
@@ -89,13 +89,13 @@ class Draws:
     moves: torch.Tensor | None = None
     """int64 [n, 3]: where rows come from, where columns do (both as rows of a table), and whether to transpose."""
 
-    def split(self, sizes: Sequence[int]) -> Iterator[Draws]:
+    def split(self, sizes: Sequence[int]) -> Iterator[AugmentationParams]:
         """The draws of consecutive batches."""
         end = 0
         for size in sizes:
             part = slice(end, end := end + size)
             same_for_all = len(self.scale) == 1
-            yield Draws(
+            yield AugmentationParams(
                 self.scale if same_for_all else self.scale[part],
                 self.offset if same_for_all else self.offset[part],
                 None if self.moves is None else self.moves[part],
@@ -118,7 +118,7 @@ class ImageTransform:
         """uint8 [n, C, H, W] with int64 ids [n] -> float32 [n, C, H, W]; `epoch` None: normalised only."""
         return self.apply(images, self.draw(ids, epoch))
 
-    def draw(self, ids: torch.Tensor, epoch: int | None) -> Draws:
+    def draw(self, ids: torch.Tensor, epoch: int | None) -> AugmentationParams:
         """What happens to the samples with these int64 ids [n] in an epoch; `epoch` None: nothing but normalisation."""
         scale, offset = self._scale_and_offset
         moves = None
@@ -132,9 +132,9 @@ class ImageTransform:
             draws = mix_ids(mix(self.seed, epoch, _EXPOSURE), ids).view(-1, 1, 1, 1)
             gain = 1 + self.augmentation.contrast * _symmetric_uniform(draws)
             scale, offset = scale * gain, offset * gain + self.augmentation.brightness * _symmetric_uniform(draws >> 24)
-        return Draws(scale, offset, moves)
+        return AugmentationParams(scale, offset, moves)
 
-    def apply(self, images: torch.Tensor, draws: Draws) -> torch.Tensor:
+    def apply(self, images: torch.Tensor, draws: AugmentationParams) -> torch.Tensor:
         """uint8 [n, C, H, W] -> float32 [n, C, H, W]."""
         if draws.moves is not None:
             images = self._move_pixels(images, draws.moves)

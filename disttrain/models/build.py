@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from disttrain.config.sections import ModelConfig
+from disttrain.config.user_code import import_object
 from disttrain.errors import ConfigError, unknown_name
-from disttrain.imports import import_object
 from disttrain.models.mnist import MnistCnn, MnistMlp
 from disttrain.models.planesnet import PlanesNetCnn
 

@@ -30,18 +30,19 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.hooks import RemovableHandle
 
 import disttrain
-import disttrain.assemble
-import disttrain.evaluation_run
-import disttrain.run
-from disttrain.comm.board import Board
+import disttrain.inference.evaluate_model
+import disttrain.training.assemble
+import disttrain.training.run
+from disttrain.comm.control_plane import ControlPlane
+from disttrain.comm.rank_logging import RankLogging
 from disttrain.config import build_config
 from disttrain.data.pipeline import EvalPipeline, GlobalBatch, MicroBatch, TrainPipeline
 from disttrain.errors import PeerLostError
-from disttrain.evaluation_run import evaluate_model_dir
-from disttrain.launch_env import RankEnv
-from disttrain.logs import RankLogging, log
+from disttrain.inference.evaluate_model import evaluate_model_dir
+from disttrain.launch.env import RankEnv
+from disttrain.log import log
 from disttrain.loop import Parts, Position
-from disttrain.prepare import Request
+from disttrain.training.prepare import Request
 
 TIMEOUT_S = 30.0
 
@@ -64,7 +65,11 @@ class Observer:
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
         observer = self
-        real_prepare, real_train, real_all_reduce = disttrain.run.prepare, disttrain.run.train, dist.all_reduce
+        real_prepare, real_train, real_all_reduce = (
+            disttrain.training.run.prepare,
+            disttrain.training.run.train,
+            dist.all_reduce,
+        )
 
         class Pipeline(TrainPipeline):
             """Notes the ids of every micro-batch when it is taken."""
@@ -100,9 +105,9 @@ class Observer:
 
         with contextlib.ExitStack() as stack:
             for place, name, value in (
-                (disttrain.assemble, "TrainPipeline", Pipeline),
-                (disttrain.run, "prepare", prepare),
-                (disttrain.run, "train", train),
+                (disttrain.training.assemble, "TrainPipeline", Pipeline),
+                (disttrain.training.run, "prepare", prepare),
+                (disttrain.training.run, "train", train),
                 (dist, "all_reduce", all_reduce),
             ):
                 stack.enter_context(mock.patch.object(place, name, value))
@@ -171,14 +176,14 @@ class _StepHooks:
 
 
 @contextlib.contextmanager
-def joined(env: RankEnv) -> Iterator[tuple[Board, RankLogging]]:
-    board = Board(env, TIMEOUT_S)
-    logging = RankLogging(board.connect(), env.rank, env.world_size, quiet=True)
+def joined(env: RankEnv) -> Iterator[tuple[ControlPlane, RankLogging]]:
+    control_plane = ControlPlane(env, TIMEOUT_S)
+    logging = RankLogging(control_plane.connect(), env.rank, env.world_size, quiet=True)
     try:
-        yield board, logging
+        yield control_plane, logging
     finally:
         logging.close()
-        board.close()
+        control_plane.close()
 
 
 def train(env: RankEnv, folder: str, sections: dict[str, Any], loss: str | None, every_step: bool) -> dict[str, Any]:
@@ -186,8 +191,8 @@ def train(env: RankEnv, folder: str, sections: dict[str, Any], loss: str | None,
     observer = Observer(env.rank, Path(folder), every_step)
     user_loss = getattr(rank_parts, loss) if loss else None
     request = Request(build_config(sections), Path(folder) / "run", "never", True, loss=user_loss)
-    with joined(env) as (board, logging), observer.watching():
-        result = disttrain.run.run_training(request, env, board, logging)
+    with joined(env) as (control_plane, logging), observer.watching():
+        result = disttrain.training.run.run_training(request, env, control_plane, logging)
     return {"result": result, "steps": observer.steps, **observer.seen}
 
 
@@ -208,9 +213,12 @@ def evaluate(env: RankEnv, model_dir: str, data: dict[str, Any], split: str) -> 
         content["data"] |= data
         description.with_suffix(".tmp").write_text(json.dumps(content))
         description.with_suffix(".tmp").replace(description)
-    with joined(env) as (board, _), mock.patch.object(disttrain.evaluation_run, "EvalPipeline", Pipeline):
-        board.agree("described")
-        result = evaluate_model_dir(Path(model_dir), None, split, "cpu", True, env, board)
+    with (
+        joined(env) as (control_plane, _),
+        mock.patch.object(disttrain.inference.evaluate_model, "EvalPipeline", Pipeline),
+    ):
+        control_plane.barrier("described")
+        result = evaluate_model_dir(Path(model_dir), None, split, "cpu", True, env, control_plane)
     return {"result": result, "ids": ids}
 
 
@@ -263,39 +271,39 @@ def fit(
     return results
 
 
-def boards(env: RankEnv) -> list[str]:
+def control_planes(env: RankEnv) -> list[str]:
     """Two boards one after the other. On each all ranks agree, then rank zero alone waits for the rest in vain."""
     heard = []
     for name in ("first", "second"):
-        board = Board(env, TIMEOUT_S)
-        board.agree("begin", wait=timedelta(seconds=TIMEOUT_S))
-        heard.append(board.from_rank_zero("name", name))
+        control_plane = ControlPlane(env, TIMEOUT_S)
+        control_plane.barrier("begin", wait=timedelta(seconds=TIMEOUT_S))
+        heard.append(control_plane.broadcast("name", name))
         try:
             if env.is_rank_zero:
-                board.agree("alone", wait=timedelta(seconds=0.2))
+                control_plane.barrier("alone", wait=timedelta(seconds=0.2))
         except PeerLostError as error:
             heard.append(str(error))
-        board.agree("end", wait=timedelta(seconds=TIMEOUT_S))
-        board.close()
+        control_plane.barrier("end", wait=timedelta(seconds=TIMEOUT_S))
+        control_plane.close()
     return heard
 
 
 def warn(env: RankEnv, after_s: float, apart_s: float) -> str:
     """The same warning from every rank, one rank `apart_s` after the other; what rank zero shows."""
     with contextlib.redirect_stderr(io.StringIO()) as shown:
-        with joined(env) as (board, _):
-            board.agree("begin")
+        with joined(env) as (control_plane, _):
+            control_plane.barrier("begin")
             time.sleep(after_s)
             for rank in range(env.world_size):
                 if rank == env.rank:
                     log.warning("everybody says this")
                 time.sleep(apart_s)
-            board.agree("end")
+            control_plane.barrier("end")
         return shown.getvalue()
 
 
 JOBS: dict[str, Callable[..., Any]] = {
-    "train": train, "evaluate": evaluate, "fit": fit, "boards": boards, "warn": warn,
+    "train": train, "evaluate": evaluate, "fit": fit, "boards": control_planes, "warn": warn,
     "train_from": rank_checkpoints.train_from,
 }  # fmt: skip
 

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional
 
 from disttrain.data.base import ImageArrays
-from disttrain.data.synthetic import draw_arrays
+from disttrain.data.datasets.synthetic import draw_arrays
 
 
 class SmallCnn(nn.Module):

@@ -209,12 +209,12 @@ def test_lr_follows_the_global_batch_size(ranks: RankPool, scaling: str, factor:
 
 def test_ema_equals_a_hand_computation_and_is_what_is_exported(ranks: RankPool, measured: Measured) -> None:
     run = train(ranks, train={"ema_decay": 0.6}, every_step=True)
-    average = run.initial()
+    ema = run.initial()
     for step in range(STEPS):
         decay = min(0.6, (1 + step) / (10 + step))
         weights = run.after_step(step + 1)
-        average = {name: decay * average[name] + (1 - decay) * weights[name] for name in average}
-    difference = relative_difference(run.exported, average)
+        ema = {name: decay * ema[name] + (1 - decay) * weights[name] for name in ema}
+    difference = relative_difference(run.exported, ema)
     measured("relative_difference", difference)
     assert difference < 1e-6
     assert relative_difference(run.exported, run.final()) > 1e-3

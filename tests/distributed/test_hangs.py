@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from disttrain.comm.board import Board
+from disttrain.comm.control_plane import ControlPlane
 from disttrain.errors import PeerLostError
-from disttrain.launch_env import RankEnv
+from disttrain.launch.env import RankEnv
 
 from .commands import DISTTRAIN, Commands, Ended, Running
 from .pool import Measured
@@ -137,7 +137,7 @@ def test_a_stopped_rank_is_named_with_its_phase_and_stack_and_the_job_ends_with_
     assert len(reports(ended.stderr)) == 1, ended.stderr
     assert f"rank 1 on {socket.gethostname()} (pid {pid}) holds the others up" in ended.stderr
     assert re.search(
-        r"no sign of life for \d+ s, its process is stopped \(SIGSTOP\); last seen in phase \w+", ended.stderr
+        r"no heartbeat for \d+ s, its process is stopped \(SIGSTOP\); last seen in phase \w+", ended.stderr
     )
     assert re.search(r"loop\.py:\d+ train\n", ended.stderr)
     assert re.search(r"rank 0: in phase allreduce \(waiting for the other ranks\) of step \d+ for \d+ s", ended.stderr)
@@ -166,7 +166,7 @@ def test_of_several_ranks_that_wait_one_reports_and_all_write_it_down(commands: 
         assert (str(dump.relative_to(commands.folder)) in rank_log(commands, rank)) == dump.exists()
 
 
-def test_a_stopped_rank_zero_that_hosts_the_board_is_named_by_the_others(
+def test_a_stopped_rank_zero_that_hosts_the_store_is_named_by_the_others(
     commands: Commands, measured: Measured
 ) -> None:
     zero, one = start_by_hand(commands)
@@ -181,7 +181,7 @@ def test_a_stopped_rank_zero_that_hosts_the_board_is_named_by_the_others(
     assert seconds < BOUND_S
     assert len(reports(ended.stderr)) == 1, ended.stderr
     host = f"rank 0 on {socket.gethostname()} (pid {zero.process.pid})"
-    assert f"{host}, which hosts the notice board, gives no answer for " in ended.stderr
+    assert f"{host}, which hosts the store, gives no answer for " in ended.stderr
     assert "its process is stopped (SIGSTOP)" in ended.stderr
     assert re.search(r"last seen in phase \w+.* of step \d+; its stack", ended.stderr)
     assert "gives no answer" in rank_log(commands, 1)
@@ -227,7 +227,7 @@ def test_a_dataset_that_blocks_on_one_rank_is_named_with_the_function_that_block
         assert "wait_for_a_disk_that_never_answers" in rank_log(commands, rank)
 
 
-@pytest.mark.parametrize("killed", [0, 1], ids=["rank_0_that_hosts_the_board", "rank_1"])
+@pytest.mark.parametrize("killed", [0, 1], ids=["rank_0_that_hosts_the_store", "rank_1"])
 def test_a_rank_killed_in_training_is_named(commands: Commands, killed: int) -> None:
     ranks = start_by_hand(commands, "comm.timeout_s=30.0")
     lost, other = ranks[killed], ranks[1 - killed]
@@ -258,13 +258,13 @@ def test_a_rank_stopped_before_there_is_a_process_group_is_named(commands: Comma
     program = commands.write(
         "meet.py",
         "import sys, time\n"
-        "from disttrain.comm.board import Board\n"
-        "from disttrain.launch_env import RankEnv\n"
+        "from disttrain.comm.control_plane import ControlPlane\n"
+        "from disttrain.launch.env import RankEnv\n"
         "rank, port = int(sys.argv[1]), int(sys.argv[2])\n"
-        "board = Board(RankEnv('env', rank, rank, 0, 2, 2, '127.0.0.1', port), 3.0)\n"
-        "board.agree('met')\n"
+        "control_plane = ControlPlane(RankEnv('env', rank, rank, 0, 2, 2, '127.0.0.1', port), 3.0)\n"
+        "control_plane.barrier('met')\n"
         "print('met', file=sys.stderr, flush=True)\n"
-        "time.sleep(3600) if rank else board.agree('ready')\n",
+        "time.sleep(3600) if rank else control_plane.barrier('ready')\n",
     )
     port = str(free_port())
     zero, one = (commands.start([sys.executable, program, str(rank), port]) for rank in range(2))
@@ -273,18 +273,20 @@ def test_a_rank_stopped_before_there_is_a_process_group_is_named(commands: Comma
     ended = zero.wait(timeout_s=15)
     one.kill()
     assert "PeerLostError" in ended.stderr
-    assert re.search(r"rank 1 on \S+ \(pid \d+\) was lost in phase starting: no sign of life for \d s", ended.stderr)
+    assert re.search(r"rank 1 on \S+ \(pid \d+\) was lost in phase starting: no heartbeat for \d s", ended.stderr)
     assert "This rank waited for it at the stage 'ready'" in ended.stderr
 
 
 def test_ranks_that_never_come_are_named_by_their_numbers() -> None:
-    board = Board(RankEnv("env", 0, 0, 0, 4, 4, "127.0.0.1", free_port()), timeout_s=60.0, arrival_s=1.5)
+    control_plane = ControlPlane(
+        RankEnv("env", 0, 0, 0, 4, 4, "127.0.0.1", free_port()), timeout_s=60.0, join_timeout_s=1.5
+    )
     began = time.monotonic()
-    with pytest.raises(PeerLostError, match=r"ranks 1-3 of the job never gave a sign of life"):
-        board.agree("start")
+    with pytest.raises(PeerLostError, match=r"ranks 1-3 of the job never sent a heartbeat"):
+        control_plane.barrier("start")
     assert time.monotonic() - began < 5
-    assert board.signs is not None
-    board.signs.close()
+    assert control_plane.heartbeat is not None
+    control_plane.heartbeat.close()
 
 
 def test_a_job_that_was_suspended_as_a_whole_goes_on(commands: Commands) -> None:

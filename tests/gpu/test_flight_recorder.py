@@ -1,4 +1,4 @@
-"""NCCL's flight recorder: what `disttrain.flight_recorder` switches on is recorded, and its dump can be read."""
+"""NCCL's flight recorder: what `disttrain.comm.flight_recorder` switches on is recorded, and its dump can be read."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ import sys
 from pathlib import Path
 import torch
 import torch.distributed as dist
-from disttrain import flight_recorder
+from disttrain.comm import flight_recorder
 
 logs = Path(sys.argv[1])
 flight_recorder.enable(logs)

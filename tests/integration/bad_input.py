@@ -323,7 +323,7 @@ CASES = (
         make=lambda place: place.config("model: {name: planesnet_cnn\ndata: 1\n"), early=True,
     ),
     Case(
-        "config_with_a_key_twice", 2, (r"the key 'model' stands twice at line 6",),
+        "config_with_a_key_twice", 2, (r"duplicate key 'model' at line 6",),
         make=lambda place: place.config(CONFIG + "model: {name: mnist_cnn}\n"), early=True,
     ),
     Case(

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from disttrain.mpi.horovod_build import find_horovod_build
+from disttrain.launch.mpi.horovod_build import find_horovod_build
 
 from .commands import DISTTRAIN, ERROR, REPOSITORY, Outcome, finish, run, start
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
+from disttrain.config.user_code import import_object
 from disttrain.errors import ConfigError
-from disttrain.imports import import_object
 
 from .helpers import run_python
 
@@ -63,13 +63,13 @@ HEAVY = ("torch", "torchvision", "numpy", "PIL", "ray", "horovod", "fastapi", "s
     "code",
     [
         "import disttrain",
-        "import disttrain.errors, disttrain.config, disttrain.launch_env, disttrain.batch",
+        "import disttrain.errors, disttrain.config, disttrain.launch.env, disttrain.data.batch_plan",
         "from disttrain.config.reference import render_reference; render_reference()",
-        "from disttrain.cli import parse; parse(['train', 'x.yaml', 'optim.lr=1'])",
-        "from disttrain.cli import main\ntry:\n    main(['--help'])\nexcept SystemExit:\n    pass",
-        "from disttrain.cli import main\ntry:\n    main(['predict', '--help'])\nexcept SystemExit:\n    pass",
-        "from disttrain.cli import main; assert main(['train', '--help-config']) == 0",
-        "from disttrain.cli import main; assert main(['train', 'nowhere.yaml']) == 2",
+        "from disttrain.commands.parser import parse; parse(['train', 'x.yaml', 'optim.lr=1'])",
+        "from disttrain.commands.main import main\ntry:\n    main(['--help'])\nexcept SystemExit:\n    pass",
+        "from disttrain.commands.main import main\ntry:\n    main(['predict', '--help'])\nexcept SystemExit:\n    pass",
+        "from disttrain.commands.main import main; assert main(['train', '--help-config']) == 0",
+        "from disttrain.commands.main import main; assert main(['train', 'nowhere.yaml']) == 2",
     ],
 )
 def test_nothing_heavy_is_imported_before_there_is_work(code: str) -> None:

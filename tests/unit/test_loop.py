@@ -11,13 +11,13 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from disttrain.batch import BatchPlan
+from disttrain.data.batch_plan import BatchPlan
 from disttrain.data.pipeline import InMemorySamples, TrainPipeline
-from disttrain.ledger import Ledger
 from disttrain.loop import Parts, Position, train, train_step
-from disttrain.loss import build_loss
-from disttrain.metrics import Tally
-from disttrain.precision import Precision
+from disttrain.optim.loss import build_loss
+from disttrain.optim.precision import Precision
+from disttrain.telemetry.phases import PhaseTimer
+from disttrain.telemetry.tally import Tally
 
 CPU = torch.device("cpu")
 COUNT = 53
@@ -71,7 +71,8 @@ def parts_of(rank: int = 0, world_size: int = 1, micro: int | None = None, **fie
     made: dict[str, Any] = {
         "model": net, "optimizer": Capture(net), "schedule": lambda step: 0.1 * (step + 1),
         "precision": Precision("fp32", CPU), "comm": OneRank(rank, world_size), "pipeline": pipeline,
-        "loss": build_loss(), "average": None, "clip_norm": None, "seed": 3, "ledger": Ledger(), "remedy": unexpected,
+        "loss": build_loss(), "ema": None, "clip_norm": None, "seed": 3, "phases": PhaseTimer(),
+        "on_nonfinite": unexpected,
     }  # fmt: skip
     return Parts(**{**made, **fields})
 

@@ -27,7 +27,7 @@ def test_a_process_is_seen_stopped_running_again_and_gone_before_its_parent_has_
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
         assert child.stdout is not None
         pid, started = map(int, child.stdout.readline().split())
-        process = ProcessId(ProcessId.own().place, pid, started)
+        process = ProcessId(ProcessId.own().machine, pid, started)
         assert pid == child.pid
         child.send_signal(signal.SIGSTOP)
         assert until(process, "T")
@@ -45,4 +45,4 @@ def test_another_process_with_the_same_number_is_not_taken_for_it() -> None:
 
 
 def test_of_a_process_on_another_machine_nothing_is_known() -> None:
-    assert process_state(ProcessId.own()._replace(place="another boot pid:[1]")) is None
+    assert process_state(ProcessId.own()._replace(machine="another boot pid:[1]")) is None

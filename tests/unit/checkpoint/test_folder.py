@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import save_file
 
 from disttrain.checkpoint import checkpoint_dir, find_checkpoint, find_fault, load_checkpoint
-from disttrain.data.cache import file_sha256
 from disttrain.errors import ConfigError, IntegrityError
+from disttrain.files import file_sha256
 
 from .saving import flip_bit, logged, names, save, tensors, writers
 

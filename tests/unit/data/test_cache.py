@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 from disttrain.data.base import ImageArrays
-from disttrain.data.cache import cached_arrays, default_cache_dir, file_sha256
+from disttrain.data.cache import cached_arrays, default_cache_dir
 from disttrain.errors import DataError
+from disttrain.files import file_sha256
 
 
 class Builder:

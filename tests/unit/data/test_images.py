@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from disttrain.data import images
-from disttrain.data.images import UNREADABLE, ImageStore, decode_all, decode_image, describe_unreadable
+from disttrain.data.images import DECODE_ERRORS, ImageStore, decode_all, decode_image, describe_unreadable
 from disttrain.errors import DataError
 
 from ..helpers import png, random_image, write_folder, write_zip
@@ -132,7 +132,7 @@ def broken_images() -> dict[str, bytes]:
 
 @pytest.mark.parametrize("kind", broken_images())
 def test_a_broken_image_raises_what_readers_expect_with_a_reason_in_one_line(kind: str) -> None:
-    with pytest.raises(UNREADABLE) as error:
+    with pytest.raises(DECODE_ERRORS) as error:
         decode_image(broken_images()[kind], SHAPE)
     reason = describe_unreadable(error.value)
     assert reason
@@ -144,7 +144,7 @@ def test_a_broken_image_raises_what_readers_expect_with_a_reason_in_one_line(kin
 def test_a_flipped_byte_anywhere_in_the_header_is_an_unreadable_image_or_a_whole_one(position: int) -> None:
     data = bytearray(png(random_image(0)))
     data[position] ^= 0x55
-    with contextlib.suppress(*UNREADABLE):
+    with contextlib.suppress(*DECODE_ERRORS):
         assert decode_image(bytes(data), SHAPE).shape == SHAPE
 
 

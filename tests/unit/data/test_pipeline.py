@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch.utils.data import TensorDataset
 
-from disttrain.batch import BatchPlan
 from disttrain.data.base import Dataset, ImageArrays
+from disttrain.data.batch_plan import BatchPlan
 from disttrain.data.pipeline import EvalPipeline, InMemorySamples, MicroBatch, Samples, TrainPipeline, build_samples
 from disttrain.data.statistics import channel_statistics
 from disttrain.data.stream import StreamedSamples

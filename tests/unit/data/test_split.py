@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from disttrain.data.base import ImageArrays
-from disttrain.data.split import build_splits, check_training_split, cut, sample_places, unit_hash
+from disttrain.data.split import assign_splits, build_splits, check_training_split, sample_fractions, unit_hash
 from disttrain.errors import ConfigError, DataError
 
 from ..helpers import data_config
@@ -66,8 +66,8 @@ def test_more_scenes_or_samples_move_no_earlier_one() -> None:
 
 
 def test_a_larger_fraction_only_adds_to_what_is_held_out() -> None:
-    places = sample_places(1000)
-    some, more = cut(places, 0.1, 0.0), cut(places, 0.2, 0.1)
+    fractions = sample_fractions(1000)
+    some, more = assign_splits(fractions, 0.1, 0.0), assign_splits(fractions, 0.2, 0.1)
     assert set(some["test"]) < set(more["test"])
     assert set(more["train"]) < set(some["train"])
     assert abs(len(more["test"]) - 200) < 60
@@ -75,7 +75,7 @@ def test_a_larger_fraction_only_adds_to_what_is_held_out() -> None:
 
 
 def test_random_places_are_the_ones_they_always_were() -> None:
-    digest = hashlib.sha256(sample_places(1000).astype("<f8").tobytes()).hexdigest()
+    digest = hashlib.sha256(sample_fractions(1000).astype("<f8").tobytes()).hexdigest()
     assert digest == "f674af4fcb8a80471326798cb0c03b8e1f2707cf75c9ee22fb4f1cbb1509cec6"
 
 

@@ -1,0 +1,25 @@
+"""From the command line to the command."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from disttrain.commands.parser import parse
+from disttrain.errors import exit_code_of
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    arguments = parse(argv)
+    # A connection that is tried in vain makes torch print a C++ stack; what matters of it is in our own message.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+
+    def run() -> int:
+        command = importlib.import_module(f"disttrain.commands.{arguments.command}")
+        return command.run(arguments, argv)
+
+    return exit_code_of(run)

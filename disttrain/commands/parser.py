@@ -1,0 +1,102 @@
+"""The arguments of every command. Heavy imports happen inside a command, so that `disttrain --help` answers at once."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from disttrain import __version__
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All commands with their options."""
+    parser = argparse.ArgumentParser(
+        prog="disttrain", description="Train one PyTorch model on any number of workers, from one config file."
+    )
+    parser.add_argument("--version", action="version", version=f"disttrain {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    train = commands.add_parser(
+        "train", help="train a model", description="Train as CONFIG says, or go on with its run."
+    )
+    train.add_argument("config", nargs="?", metavar="CONFIG", help="YAML file; see --help-config")
+    train.add_argument("overrides", nargs="*", metavar="section.field=value", help="settings that replace the file's")
+    train.add_argument("--run-dir", metavar="DIR", help="where the run is kept (default: runs/<name of CONFIG>)")
+    train.add_argument(
+        "--resume",
+        default="auto",
+        metavar="auto|never|CHECKPOINT",
+        help="auto: go on with the run in the directory; never: start anew, moving that aside; or a checkpoint folder",
+    )
+    train.add_argument(
+        "--accept-changed-config",
+        action="store_true",
+        help="go on with the run in the directory although the config has changed since",
+    )
+    train.add_argument(
+        "--max-restarts",
+        type=_count,
+        metavar="N",
+        help="start the ranks again, from the last checkpoint, up to N times when one is lost (default: 0)",
+    )
+    train.add_argument("--help-config", action="store_true", help="list every config field and exit")
+    train.add_argument("--schema", action="store_true", help="print the JSON schema of config files and exit")
+
+    evaluate = commands.add_parser(
+        "evaluate", help="measure a model on labelled data", description="Print one JSON object."
+    )
+    evaluate.add_argument("model", metavar="RUN_OR_MODEL_DIR")
+    evaluate.add_argument("--data", metavar="PATH", help="other data than it was trained on, of the same kind")
+    evaluate.add_argument("--split", default="test", choices=("test", "val", "train", "all"))
+
+    predict = commands.add_parser(
+        "predict", help="classify images", description="Classify images, folders, globs, zip files."
+    )
+    predict.add_argument("model", metavar="MODEL_DIR")
+    predict.add_argument("inputs", nargs="+", metavar="INPUT")
+    predict.add_argument("--output", metavar="FILE.csv|FILE.jsonl", help="default: CSV on standard output")
+
+    data = commands.add_parser("data", help="look at a dataset, make the synthetic one")
+    data_commands = data.add_subparsers(dest="data_command", required=True, metavar="info|make")
+    info = data_commands.add_parser("info", help="counts per split and class, and the normalisation")
+    info.add_argument("config", metavar="CONFIG")
+    info.add_argument("overrides", nargs="*", metavar="section.field=value")
+    make = data_commands.add_parser("make", help="write synthetic chips in PlanesNet's own form")
+    make.add_argument("output", metavar="FOLDER|FILE.zip")
+    make.add_argument("--count", type=int, default=12_000)
+    make.add_argument("--seed", type=int, default=0)
+
+    for command in (train, evaluate, predict, info, make):
+        command.add_argument("--quiet", action="store_true", help="only warnings and errors on standard error")
+    for command in (train, info):
+        command.add_argument("--json", action="store_true", help="the result as one JSON object on standard output")
+    for command in (train, evaluate, predict):
+        command.add_argument(
+            "--workers", metavar="N|auto", help="ranks to start on this machine (auto: one per GPU, else 1)"
+        )
+    for command in (evaluate, predict):
+        command.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+        command.add_argument(
+            "--allow-code", action="store_true", help="import package.module:function if the model needs it"
+        )
+    return parser
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 0")
+    return int(text)
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The arguments of one command. Exits with 2 on a usage error, as argparse does."""
+    parser = build_parser()
+    arguments, rest = parser.parse_known_args(argv)
+    # argparse takes all positional arguments from one place: those behind an option arrive here.
+    more = "overrides" if "overrides" in arguments else "inputs"
+    wrong = [one for one in rest if one.startswith("-") or more not in arguments]
+    if wrong:
+        parser.error(f"unrecognized arguments: {' '.join(wrong)}")
+    if rest:
+        setattr(arguments, more, [*getattr(arguments, more), *rest])
+    return arguments

@@ -1,0 +1,101 @@
+"""Join as a rank, start ranks on this machine, or be the only one: what `train`, `evaluate` and `predict` share."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+from disttrain.commands.parser import parse
+from disttrain.config import Config, load_config
+from disttrain.errors import ConfigError
+from disttrain.launch.env import NodeEnv, RankEnv, resolve
+
+if TYPE_CHECKING:
+    from disttrain.comm.control_plane import ControlPlane
+    from disttrain.comm.rank_logging import RankLogging
+
+T = TypeVar("T")
+
+_CONNECT_TIMEOUT_S = 60.0
+
+
+def start(
+    arguments: argparse.Namespace,
+    argv: list[str],
+    validate: Callable[[int], T],
+    work: Callable[[T, RankEnv, ControlPlane, RankLogging], None],
+) -> int:
+    """Join as the rank that a launcher has made of this process, or start ranks here, or be the only one.
+
+    `check` finds mistakes before processes are started for nothing, and before torch is imported: given the number of
+    ranks, as far as it is known, it returns what `body` works with.
+    """
+    env = resolve(os.environ)
+    restarts: int | None = getattr(arguments, "max_restarts", None)
+    if isinstance(env, NodeEnv):
+        from disttrain.launch.local import start_node
+
+        notice_s = _notice_s(validate(1))
+        if restarts is not None:
+            env = dataclasses.replace(env, max_restarts=restarts)
+        return start_node(env, argv, notice_s)
+    rank_env = env or RankEnv.alone()
+    if rank_env.world_size == 1:
+        wanted = _wanted_workers(arguments.workers)
+        checked = validate(wanted or 1)
+        from disttrain.launch.local import default_worker_count, start_workers
+
+        workers = wanted or (default_worker_count() if env is None else 1)
+        if workers > 1 or (restarts and env is None):
+            return start_workers(workers, argv, restarts or 0, _notice_s(checked))
+    from disttrain.comm.rank_session import run_rank
+
+    def validate_rank() -> T:
+        _check_launched(arguments.workers, restarts, rank_env)
+        return validate(rank_env.world_size)
+
+    def rank_work(control_plane: ControlPlane, logging: RankLogging) -> None:
+        work(control_plane.run_on_all("arguments", validate_rank), rank_env, control_plane, logging)
+
+    return run_rank(rank_env, _CONNECT_TIMEOUT_S, arguments.quiet, rank_work)
+
+
+def _wanted_workers(text: str | None) -> int | None:
+    """`--workers` as a number, None for `auto`."""
+    if text is None or text == "auto":
+        return None
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise ConfigError(f"--workers {text}: give a number of at least 1, or auto (one per GPU, else 1).")
+    return int(text)
+
+
+def _notice_s(checked: object) -> float:
+    """Seconds that ranks have from being asked to stop."""
+    from disttrain.launch.local import NOTICE_S
+
+    return checked.checkpoint.notice_s if isinstance(checked, Config) else NOTICE_S
+
+
+def _check_launched(wanted: str | None, restarts: int | None, env: RankEnv) -> None:
+    """Under a launcher `--workers` may only repeat what was started, and only our agent starts ranks again."""
+    if restarts and env.launcher not in ("torchrun", "none"):
+        raise ConfigError(
+            f"--max-restarts {restarts}, but {env.launcher} has started this rank and starts none again. Leave it out "
+            "and run the same command again instead, or use launchers/torchrun.sh."
+        )
+    if env.world_size > 1 and _wanted_workers(wanted) not in (None, env.local_world_size):
+        raise ConfigError(
+            f"--workers {wanted}, but {env.launcher} has started {env.local_world_size} ranks on this node. Leave "
+            "--workers out under a launcher."
+        )
+
+
+def check_train(train: Sequence[str]) -> Config:
+    """The config that `disttrain train` will read under mpirun. Raises ConfigError for what it would refuse."""
+    parsed = parse(["train", *train])
+    if parsed.workers is not None and parsed.workers != "auto":
+        raise ConfigError(f"--workers {parsed.workers}: here -np says how many ranks there are. Leave --workers out.")
+    return load_config(parsed.config, parsed.overrides)

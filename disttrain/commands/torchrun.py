@@ -1,0 +1,36 @@
+"""What `launchers/torchrun.sh` calls: `[torchrun options] CONFIG [options of disttrain train]`."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from disttrain.commands.parser import parse
+from disttrain.config import load_config
+from disttrain.errors import exit_code_of
+from disttrain.launch.env import torchrun_environ
+from disttrain.launch.local import default_worker_count, replace_environ, run_agent
+
+
+def start(argv: list[str]) -> int:
+    """Train under an elastic agent with torchrun's own options; the exit code of the job."""
+    from torch.distributed.run import get_args_parser
+
+    replace_environ(torchrun_environ(os.environ, default_worker_count))
+    parsed = get_args_parser().parse_args(argv)
+    command = ["train", parsed.training_script, *parsed.training_script_args]
+    train = parse(command)
+    config = load_config(train.config, train.overrides)
+    options = argv[: len(argv) - len(command) + 1]
+    if train.max_restarts is not None:  # it may stand before or behind CONFIG
+        options += ["--max-restarts", str(train.max_restarts)]
+    return run_agent([*options, "--module", "disttrain", *command], config.checkpoint.notice_s)
+
+
+def main() -> int:
+    """The command line."""
+    return exit_code_of(lambda: start(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

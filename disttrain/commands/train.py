@@ -1,0 +1,62 @@
+"""`disttrain train`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from disttrain.commands.start import start
+from disttrain.config import Config, load_config
+from disttrain.data.batch_plan import check_world_size
+from disttrain.errors import ConfigError
+from disttrain.launch.env import RankEnv
+from disttrain.run_dir import MODEL, check_run_dir, default_run_dir
+
+if TYPE_CHECKING:
+    from disttrain.comm.control_plane import ControlPlane
+    from disttrain.comm.rank_logging import RankLogging
+
+
+def run(arguments: argparse.Namespace, argv: list[str]) -> int:
+    """`disttrain train`; returns the exit code. Raises DisttrainError for what is wrong before any rank starts."""
+    if arguments.help_config or arguments.schema:
+        from disttrain.config.reference import render_reference, render_schema
+
+        sys.stdout.write(render_schema() if arguments.schema else render_reference())
+        return 0
+    if arguments.config is None:
+        raise ConfigError("train needs a config file: disttrain train CONFIG. configs/ holds some to begin with.")
+
+    run_dir = Path(arguments.run_dir) if arguments.run_dir else default_run_dir(Path(arguments.config))
+
+    def work(config: Config, env: RankEnv, control_plane: ControlPlane, logging: RankLogging) -> None:
+        from disttrain.training.prepare import Request
+        from disttrain.training.run import run_training
+
+        request = Request(
+            config, run_dir, arguments.resume, arguments.quiet, accept_changes=arguments.accept_changed_config
+        )
+        result = run_training(request, env, control_plane, logging)
+        if env.is_rank_zero:
+            sys.stdout.write(json.dumps(result) + "\n" if arguments.json else _summary(result, run_dir / MODEL))
+
+    def validate(world_size: int) -> Config:
+        config = load_config(arguments.config, arguments.overrides)
+        check_world_size(config.batch.global_batch_size, world_size)
+        check_run_dir(run_dir, config, arguments.resume, arguments.accept_changed_config)
+        return config
+
+    return start(arguments, argv, validate, work)
+
+
+def _summary(result: dict[str, Any], model_dir: Path) -> str:
+    test = result["test"]
+    speed = f"{result['samples_per_second']:,.0f} samples/s"
+    lines = [f"trained {result['step']} steps in {result['wall_s']:.1f} s ({speed})"]
+    if test:
+        accuracy = "" if test["accuracy"] is None else f"accuracy {test['accuracy']:.2%}, "
+        lines.append(f"test: {accuracy}loss {test['loss']:.4f} on {test['count']:,} samples")
+    return "\n".join([*lines, f"model: {model_dir}", ""])

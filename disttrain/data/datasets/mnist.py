@@ -1,0 +1,92 @@
+"""MNIST (LeCun, Cortes, Burges): 60,000 + 10,000 grey 28x28 digits, as the four IDX files, gzipped or not.
+
+The IDX format: two zero bytes, the type (8 = uint8), the number of dimensions, each dimension as a big-endian int32,
+then the values.
+"""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from disttrain.config.sections import DataConfig
+from disttrain.data.base import ImageArrays
+from disttrain.data.cache import cached_arrays, default_cache_dir
+from disttrain.errors import DataError
+
+CLASS_NAMES = tuple("0123456789")
+_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+
+
+def open_mnist(data: DataConfig, verify: bool) -> tuple[ImageArrays, str]:
+    """The digits below `data.path`, or downloaded by torchvision where that is not given, and their fingerprint."""
+    files = _find_files(Path(data.path).expanduser()) if data.path else _download(data)
+    statuses = [file.stat() for file in files]
+    key = ["mnist", *(f"{file.name} {s.st_size} {s.st_mtime_ns}" for file, s in zip(files, statuses, strict=True))]
+    return cached_arrays(key, data.cache_dir, verify, lambda folder: _read(files))
+
+
+def _find_files(root: Path) -> list[Path]:
+    found: list[Path] = []
+    for name in _FILES:
+        places = [root / sub / (name + end) for sub in ("", "MNIST/raw", "raw") for end in ("", ".gz")]
+        file = next((path for path in places if path.is_file()), None)
+        if file is None:
+            raise DataError(
+                f"data.path={root} has no {name} or {name}.gz. MNIST is the four IDX files {', '.join(_FILES)}."
+            )
+        found.append(file)
+    return found
+
+
+def _download(data: DataConfig) -> list[Path]:
+    from torchvision.datasets import MNIST
+
+    root = Path(data.cache_dir).expanduser() if data.cache_dir else default_cache_dir()
+    try:
+        return _find_files(root)
+    except DataError:
+        pass
+    try:
+        MNIST(root, download=True)
+    except (OSError, RuntimeError) as error:
+        raise DataError(
+            f"MNIST could not be downloaded ({error}). Set data.path to a folder that holds {', '.join(_FILES)}."
+        ) from None
+    return _find_files(root)
+
+
+def _read(files: list[Path]) -> ImageArrays:
+    train_images, train_labels, test_images, test_labels = map(_read_idx, files)
+    for images, labels, file in ((train_images, train_labels, files[0]), (test_images, test_labels, files[2])):
+        if images.ndim != 3 or labels.ndim != 1 or len(images) != len(labels):
+            raise DataError(f"{file} holds {images.shape} images for {labels.shape} labels: they do not match.")
+    if train_images.shape[1:] != test_images.shape[1:]:
+        raise DataError(
+            f"{files[0]} holds images {train_images.shape[1:]}, {files[2]} {test_images.shape[1:]}: they do not match."
+        )
+    labels = np.concatenate([train_labels, test_labels]).astype(np.int64)
+    if labels.max(initial=0) > 9:
+        raise DataError(f"{files[1].parent} has label {labels.max()}, out of range: MNIST labels are 0 to 9.")
+    images = np.concatenate([train_images, test_images])[:, None]
+    return ImageArrays(images, labels, CLASS_NAMES, is_test=np.arange(len(labels)) >= len(train_labels))
+
+
+def _read_idx(file: Path) -> np.ndarray:
+    """An IDX file of uint8 values. Raises DataError where it is damaged."""
+    try:
+        content = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{file} is damaged: {error}. Copy or download it again.") from None
+    if len(content) < 4 or content[:3] != b"\0\0\x08":
+        raise DataError(f"{file} is not an IDX file of uint8 values: it begins with {content[:4]!r}.")
+    dimensions = content[3]
+    header = content[4 : 4 + 4 * dimensions]
+    shape = np.frombuffer(header[: len(header) // 4 * 4], dtype=">i4").astype(int)
+    values = np.frombuffer(content, dtype=np.uint8, offset=min(4 + 4 * dimensions, len(content)))
+    if len(shape) != dimensions or values.size != int(np.prod(shape)) or values.size == 0:
+        raise DataError(f"{file} is cut short: its header says {tuple(shape)}, it holds {values.size} values.")
+    return values.reshape(shape)

@@ -1,0 +1,190 @@
+"""`disttrain predict`: a model directory over files, folders, globs and zip files, on any number of ranks.
+
+Every rank takes a contiguous part of the list, so that rank zero only has to put the parts one behind the other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import glob
+import io
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+
+from disttrain.comm.control_plane import ControlPlane
+from disttrain.comm.device import pick_device
+from disttrain.data.batch_plan import rank_slice
+from disttrain.data.images import DECODE_ERRORS, IMAGE_SUFFIXES, ImageStore, decode_image, describe_unreadable
+from disttrain.errors import DataError
+from disttrain.files import replacing
+from disttrain.inference.predictor import Predictor
+from disttrain.launch.env import RankEnv
+from disttrain.log import log
+from disttrain.models.model_dir import ModelSpec, load_model_dir
+
+_BATCH_SIZE = 512
+_PIECE = 1 << 20  # characters that travel to rank zero at once
+
+
+@dataclass(frozen=True)
+class _Item:
+    """One image to classify: shown as `path`, read from `store`; without a store it is not there at all."""
+
+    path: str
+    store: ImageStore | None
+    name: str
+
+
+def predict_files(
+    model_dir: Path,
+    inputs: Sequence[str],
+    output: str | None,
+    device: str,
+    allow_code: bool,
+    env: RankEnv,
+    control_plane: ControlPlane,
+) -> None:
+    """Classify every image of `inputs` and write the rows in input order.
+
+    Raises DataError after the last row where some images could not be read; ConfigError or DataError before the first
+    where the model or an input is wrong.
+    """
+    place = control_plane.run_on_all("device", lambda: pick_device(device, env))
+    model, spec = control_plane.run_on_all("model", lambda: load_model_dir(model_dir, allow_code))
+    predictor = control_plane.run_on_all("predictor", lambda: Predictor(model, spec, place))
+    items = control_plane.run_on_all("inputs", lambda: list(_expand(inputs)))
+    part = [items[index] for index in rank_slice(len(items), env.rank, env.world_size)]
+    form = _Csv(spec.class_names) if (output or ".csv").lower().endswith(".csv") else _JsonLines()
+    failed = 0
+    with _open_output(output) if env.is_rank_zero else _Sender(control_plane) as file:
+        if env.is_rank_zero:
+            file.write(form.header())
+        for row in _predict_rows(predictor, part):
+            failed += "error" in row
+            file.write(form.line(row))
+        if env.is_rank_zero:
+            for rank in range(1, env.world_size):
+                for piece in control_plane.recv(rank):
+                    file.write(piece)
+    total_failed = control_plane.sum("unreadable", failed)
+    log.info("classified %d of %d images on %d rank(s)", len(items) - total_failed, len(items), env.world_size)
+    if total_failed:
+        raise DataError(f"{total_failed} of {len(items)} images could not be read: see the error column of their rows.")
+
+
+@contextlib.contextmanager
+def _open_output(output: str | None) -> Iterator[TextIO]:
+    """Standard output, or a file that is there only once it is complete."""
+    if output is None:
+        yield sys.stdout
+        return
+    try:
+        with replacing(Path(output)) as file:
+            yield file
+    except OSError as error:
+        raise DataError(f"--output {output} cannot be written: {error.strerror}.") from None
+
+
+class _Sender(contextlib.AbstractContextManager["_Sender"]):
+    """The writing side of another rank: its text goes to rank zero over the store, in pieces."""
+
+    def __init__(self, control_plane: ControlPlane) -> None:
+        self._control_plane, self._lines, self._length = control_plane, [""], 0
+
+    def write(self, text: str) -> None:
+        self._lines.append(text)
+        self._length += len(text)
+        if self._length > _PIECE:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._length:
+            self._control_plane.send_to_rank_zero("".join(self._lines))
+        self._lines, self._length = [], 0
+
+    def __exit__(self, *failure: object) -> None:
+        if failure[0] is None:
+            self._flush()
+            self._control_plane.send_to_rank_zero("")
+
+
+def _expand(inputs: Sequence[str]) -> Iterator[_Item]:
+    """Files, folders, globs and zips as single images, in the order given; folders and zips sorted by name."""
+    for given in inputs:
+        paths = [given] if Path(given).exists() else sorted(glob.glob(given, recursive=True))  # noqa: PTH207 (absolute patterns too)
+        if not paths and any(sign in given for sign in "*?["):
+            raise DataError(f"{given} matches no file.")
+        for path in map(Path, paths or [given]):
+            if path.is_dir() or path.suffix.lower() == ".zip":
+                store = ImageStore(path)
+                names = store.names()
+                if not names:
+                    raise DataError(f"{path} holds no images ({', '.join(IMAGE_SUFFIXES)}).")
+                for name in names:
+                    yield _Item(f"{path}/{name}", store, name)
+            else:
+                yield _Item(str(path), ImageStore(path.parent) if path.exists() else None, path.name)
+
+
+def _predict_rows(predictor: Predictor, items: list[_Item]) -> Iterator[dict[str, Any]]:
+    for at in range(0, len(items), _BATCH_SIZE):
+        batch = items[at : at + _BATCH_SIZE]
+        decoded = [_read(item, predictor.spec) for item in batch]
+        images = [one for one in decoded if isinstance(one, np.ndarray)]
+        probabilities = iter(predictor.probabilities(np.stack(images)) if images else [])
+        for item, one in zip(batch, decoded, strict=True):
+            row = {"error": one} if isinstance(one, str) else _row(next(probabilities), predictor.spec)
+            yield {"path": item.path, **row}
+
+
+def _read(item: _Item, spec: ModelSpec) -> np.ndarray | str:
+    """The image, or why there is none."""
+    if item.store is None:
+        return "no such file"
+    channels, height, width = spec.input_shape
+    try:
+        return decode_image(item.store.read(item.name), (channels, height, width), spec.resize)
+    except DECODE_ERRORS as error:
+        return describe_unreadable(error)
+
+
+def _row(probabilities: np.ndarray, spec: ModelSpec) -> dict[str, Any]:
+    best = int(probabilities.argmax())
+    columns = {f"p_{name}": _rounded(value) for name, value in zip(spec.class_names, probabilities, strict=True)}
+    return {"label": spec.class_names[best], "probability": _rounded(probabilities[best]), **columns}
+
+
+def _rounded(value: Any) -> float:
+    return round(float(value), 6)
+
+
+class _Csv:
+    """Rows as CSV (RFC 4180, newlines as on Unix)."""
+
+    def __init__(self, class_names: Sequence[str]) -> None:
+        self._columns = ["path", "label", "probability", *(f"p_{name}" for name in class_names), "error"]
+
+    def header(self) -> str:
+        return self.line(dict(zip(self._columns, self._columns, strict=True)))
+
+    def line(self, row: dict[str, Any]) -> str:
+        text = io.StringIO()
+        csv.DictWriter(text, self._columns, restval="", lineterminator="\n").writerow(row)
+        return text.getvalue()
+
+
+class _JsonLines:
+    """Rows as JSON, one object a line."""
+
+    def header(self) -> str:
+        return ""
+
+    def line(self, row: dict[str, Any]) -> str:
+        return json.dumps(row) + "\n"

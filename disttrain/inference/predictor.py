@@ -1,0 +1,31 @@
+"""A trained model that turns images into class probabilities."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import nn
+
+from disttrain.data.transform import Augmentation, ImageTransform
+from disttrain.errors import ConfigError
+from disttrain.models.model_dir import ModelSpec
+from disttrain.models.tta import averaged_outputs
+
+
+class Predictor:
+    """A loaded model that turns uint8 images into class probabilities."""
+
+    def __init__(self, model: nn.Module, spec: ModelSpec, device: torch.device) -> None:
+        """Raises ConfigError for a model whose inputs are not images."""
+        if not spec.mean:
+            raise ConfigError(f"this model takes inputs of shape {list(spec.input_shape)}, not uint8 images.")
+        self.model, self.spec, self.device = model.to(device).eval(), spec, device
+        self.transform = ImageTransform(spec.mean, spec.std, Augmentation(), 0, device)
+
+    @torch.inference_mode()
+    def probabilities(self, images: np.ndarray) -> np.ndarray:
+        """uint8 [n, channels, height, width] -> float32 [n, classes], rows summing to 1."""
+        pixels = torch.from_numpy(images).to(self.device)
+        inputs = self.transform(pixels, torch.empty(0), None)
+        outputs = averaged_outputs(self.model, inputs, self.spec.symmetries)
+        return outputs.float().softmax(1).cpu().numpy()

@@ -1,0 +1,131 @@
+"""Start ranks on this machine (or this node of several) through an elastic agent, and hand their exit code on.
+
+torchrun itself turns every exit code of a worker into 1. Here the first worker that fails decides.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from disttrain.errors import ConfigError, PeerLostError
+from disttrain.launch.env import NodeEnv, agent_environ, limit_name_lookups
+
+if TYPE_CHECKING:
+    from disttrain.launch.agent.elastic import Agent
+
+NOTICE_S = 30.0
+"""How long ranks that are asked to stop may take for it, where no config says so."""
+
+# Unless --rdzv-conf says otherwise. torch would wait 30 s for more than MIN nodes, and 15 s until one counts as gone.
+_RENDEZVOUS: Mapping[str, int] = {"last_call_timeout": 5, "keep_alive_interval": 2, "keep_alive_max_attempt": 3}
+
+
+def start_workers(count: int, command: Sequence[str], max_restarts: int = 0, notice_s: float = NOTICE_S) -> int:
+    """Run `disttrain COMMAND` as `count` ranks on this machine; the exit code of the job."""
+    options = ["--standalone", "--nproc-per-node", str(count), "--max-restarts", str(max_restarts)]
+    return _start(options, command, notice_s)
+
+
+def start_node(node: NodeEnv, command: Sequence[str], notice_s: float = NOTICE_S) -> int:
+    """Run the ranks of one node of a Kubernetes job; `auto` ranks are one per GPU, or one on the CPU."""
+    if node.nproc_per_node == "auto":
+        node = dataclasses.replace(node, nproc_per_node=str(default_worker_count()))
+    return _start(node.torchrun_arguments(), command, notice_s)
+
+
+def _start(options: Sequence[str], command: Sequence[str], notice_s: float) -> int:
+    replace_environ(agent_environ(os.environ))
+    return run_agent([*options, "--module", "disttrain", *command], notice_s)
+
+
+def default_worker_count() -> int:
+    """One rank per GPU, or one on the CPU."""
+    import torch
+
+    return max(1, torch.cuda.device_count())
+
+
+def run_agent(argv: Sequence[str], notice_s: float = NOTICE_S) -> int:
+    """An agent with torchrun's arguments, in this process. Raises ConfigError for options that torchrun refuses."""
+    # The agent's long reports give way to the one that the ranks make. (torch sets "torch.distributed" anew on import.)
+    limit_name_lookups(os.environ)
+    os.environ.setdefault("LOGLEVEL", "CRITICAL")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    return _build_agent(argv, notice_s).run_job()
+
+
+def _build_agent(argv: Sequence[str], notice_s: float) -> Agent:
+    """What torchrun makes of its arguments, but with an agent of ours."""
+    from torch.distributed import run as torchrun
+    from torch.distributed.elastic.agent.server.api import WorkerSpec
+    from torch.distributed.elastic.rendezvous import RendezvousError, RendezvousParameters
+    from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
+
+    from disttrain.launch.agent.elastic import Agent
+    from disttrain.launch.agent.rendezvous import RoundRendezvous
+
+    arguments = torchrun.parse_args(list(argv))
+    _divide_cores(arguments)
+    _choose_meeting_place(arguments)
+    try:
+        config, entrypoint, words = torchrun.config_from_args(arguments)
+        settings = {**(_RENDEZVOUS if config.rdzv_backend == "c10d" else {}), **config.rdzv_configs}
+        parameters = RendezvousParameters(
+            config.rdzv_backend,
+            config.rdzv_endpoint,
+            config.run_id,
+            config.min_nodes,
+            config.max_nodes,
+            local_addr=config.local_addr,
+            **settings,
+        )
+        # Fields that torch adds from version to version have the same name in both.
+        shared = {one.name for one in dataclasses.fields(WorkerSpec)} & {one.name for one in dataclasses.fields(config)}
+        handler = get_rendezvous_handler(parameters)
+    except (ValueError, AssertionError) as error:
+        raise ConfigError(f"torchrun refuses its options: {error}") from None
+    except RendezvousError as error:
+        raise PeerLostError(
+            f"nobody answers at --rdzv-endpoint {arguments.rdzv_endpoint}: {error.__cause__ or error}. Run the same "
+            "command again once the node that listens there is up."
+        ) from None
+    rounds = RoundRendezvous(handler)
+    spec = WorkerSpec(
+        local_world_size=config.nproc_per_node,
+        entrypoint=entrypoint,
+        args=tuple(words),
+        rdzv_handler=rounds,
+        **{name: getattr(config, name) for name in shared},
+    )
+    return Agent(spec, rounds, config, notice_s)
+
+
+def _choose_meeting_place(arguments: Any) -> None:
+    """A port of this machine for a job on one node, as torchrun chooses it, so that two such jobs never share one."""
+    given = arguments.rdzv_endpoint or arguments.master_port is not None
+    one_node = str(arguments.nnodes) in ("1", "1:1") and arguments.rdzv_backend == "static"
+    if arguments.standalone or (one_node and not given):
+        arguments.rdzv_backend, arguments.rdzv_endpoint = "c10d", "localhost:0"
+        arguments.rdzv_id = str(uuid.uuid4())
+    if arguments.master_port is None:
+        arguments.master_port = 29500
+
+
+def _divide_cores(arguments: Any) -> None:
+    """Give each rank its part of the cores, where the user has not said otherwise: torchrun would give it one."""
+    if "OMP_NUM_THREADS" not in os.environ and arguments.nproc_per_node.isdigit():
+        cores = len(os.sched_getaffinity(0))
+        os.environ["OMP_NUM_THREADS"] = str(max(1, cores // max(1, int(arguments.nproc_per_node))))
+
+
+def replace_environ(environ: dict[str, str]) -> None:
+    """Make this process's environment exactly `environ`."""
+    for name in set(os.environ) - set(environ):
+        del os.environ[name]
+    os.environ.update(environ)

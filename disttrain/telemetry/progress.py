@@ -1,0 +1,75 @@
+"""How far training is: a live bar on a terminal, plain lines elsewhere, and `status.json` for other programs."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from disttrain.files import write_json
+from disttrain.log import log
+
+_LINE_EVERY_S = 10.0
+_STATUS_EVERY_S = 1.0
+
+
+class Progress:
+    """Shown by rank zero alone."""
+
+    def __init__(self, status_file: Path, total_steps: int, first_step: int, quiet: bool) -> None:
+        self._status_file, self._total, self._first = status_file, total_steps, first_step
+        self._began = self._last_line = time.monotonic()
+        self._last_status = 0.0
+        on_terminal = sys.stderr.isatty() and not quiet
+        self._bar = (
+            tqdm(total=total_steps, initial=first_step, unit="step", dynamic_ncols=True) if on_terminal else None
+        )
+        self.status("training", first_step)
+
+    def update(self, step: int, epoch: int, values: dict[str, Any] | None) -> None:
+        """Called after every step; `values` are those of a metrics line, where one was due."""
+        now = time.monotonic()
+        if self._bar is not None:
+            self._bar.update(step - self._bar.n)
+            if values:
+                self._bar.set_postfix_str(_render(values), refresh=False)
+        elif values and now - self._last_line > _LINE_EVERY_S:
+            self._last_line = now
+            log.info(
+                "step %d/%d  epoch %d  %s  ETA %.0f s", step, self._total, epoch, _render(values), self._eta_s(step)
+            )
+        if now - self._last_status > _STATUS_EVERY_S:
+            self.status("training", step)
+
+    def _eta_s(self, step: int) -> float:
+        done = step - self._first
+        return (time.monotonic() - self._began) / done * (self._total - step) if done else 0.0
+
+    def status(self, state: str, step: int) -> None:
+        """Replace `status.json`."""
+        self._last_status = time.monotonic()
+        eta_s = round(self._eta_s(step), 1) if state == "training" else 0.0
+        try:
+            write_json(
+                self._status_file,
+                {"state": state, "step": step, "total_steps": self._total, "eta_s": eta_s, "updated": time.time()},
+            )
+        except OSError as error:  # training goes on without it
+            log.debug("%s cannot be written: %s", self._status_file, error)
+
+    def close(self) -> None:
+        """Leave the bar as it is."""
+        if self._bar is not None:
+            self._bar.close()
+
+
+def _render(values: dict[str, Any]) -> str:
+    parts = [f"loss {values['loss']:.4f}"]
+    if values.get("accuracy") is not None:
+        parts.append(f"accuracy {values['accuracy']:.2%}")
+    if values.get("samples_per_second"):
+        parts.append(f"{values['samples_per_second']:,.0f} samples/s")
+    return "  ".join(parts)

@@ -1,0 +1,118 @@
+"""The evaluation pass: every sample on exactly one rank, counted once, and checked to be."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from disttrain.comm.base import Comm
+from disttrain.data.pipeline import EvalPipeline
+from disttrain.data.transform import NO_SYMMETRIES, Symmetry
+from disttrain.errors import IntegrityError
+from disttrain.models.tta import averaged_outputs
+from disttrain.optim.loss import LossSum
+from disttrain.telemetry.tally import counts_as_classification
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a pass over a split gave."""
+
+    count: int
+    loss: float
+    confusion: np.ndarray | None
+    """int64 [classes, classes]: rows are the true class, columns the predicted one. None without classes."""
+    class_names: tuple[str, ...]
+
+    @property
+    def accuracy(self) -> float | None:
+        """Share of samples whose most probable class is the true one."""
+        return None if self.confusion is None else float(np.trace(self.confusion) / self.count)
+
+    def as_json(self) -> dict[str, Any]:
+        """The object that `disttrain evaluate` prints; a ratio without cases is null."""
+        result: dict[str, Any] = {"count": self.count, "loss": self.loss, "accuracy": self.accuracy}
+        if self.confusion is not None:
+            result["per_class"] = {name: self._scores(index) for index, name in enumerate(self.class_names)}
+            result["confusion_matrix"] = self.confusion.tolist()
+            result["class_names"] = list(self.class_names)
+        return result
+
+    def _scores(self, index: int) -> dict[str, float | int | None]:
+        assert self.confusion is not None
+        hits = int(self.confusion[index, index])
+        support, predicted = int(self.confusion[index].sum()), int(self.confusion[:, index].sum())
+        return {
+            "precision": hits / predicted if predicted else None,
+            "recall": hits / support if support else None,
+            "f1": 2 * hits / (support + predicted) if support + predicted else None,
+            "support": support,
+        }
+
+
+class EvaluationInterrupted(Exception):
+    """The evaluation was given up, on all ranks alike, because the run has been asked to stop."""
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module,
+    batches: EvalPipeline,
+    loss: LossSum,
+    comm: Comm,
+    class_names: tuple[str, ...] = (),
+    symmetries: tuple[Symmetry, ...] = NO_SYMMETRIES,
+    interrupted: Callable[[], bool] = lambda: False,
+) -> Evaluation:
+    """Evaluate `model` (not wrapped, in its own precision) on all ranks together; each gets the same result.
+
+    `interrupted` is asked before each batch, equally often on every rank, and has to answer alike on all. Raises
+    EvaluationInterrupted where it says so, IntegrityError where a sample was not counted exactly once.
+    """
+    was_training = model.training
+    model.eval()
+    seen = torch.zeros(len(batches.ids), dtype=torch.int32)
+    loss_sum = torch.zeros(1, dtype=torch.float64, device=comm.device)
+    confusion = torch.zeros(0, dtype=torch.int64, device=comm.device)
+    mine = iter(batches)
+    for _ in range(batches.num_batches):
+        if interrupted():
+            model.train(was_training)
+            raise EvaluationInterrupted
+        batch = next(mine, None)
+        if batch is None:
+            continue
+        outputs = averaged_outputs(model, batch.inputs, symmetries)
+        loss_sum += loss(outputs, batch.targets).double()
+        seen[np.searchsorted(batches.ids, batch.ids.numpy())] += 1
+        if counts_as_classification(outputs, batch.targets):
+            classes = outputs.shape[1]
+            pairs = torch.bincount(batch.targets * classes + outputs.argmax(1), minlength=classes * classes)
+            confusion = pairs if len(confusion) == 0 else confusion + pairs
+    model.train(was_training)
+    comm.all_reduce(loss_sum)
+    counted = comm.all_reduce(seen.to(comm.device)).cpu()
+    if not bool((counted == 1).all()):
+        wrong = batches.ids[(counted != 1).numpy()]
+        raise IntegrityError(f"{len(wrong)} samples were not counted exactly once in the evaluation, e.g. {wrong[:5]}.")
+    confusion = _reduce_confusion(confusion, comm)
+    classes = math.isqrt(len(confusion))
+    names = class_names if len(class_names) == classes else tuple(map(str, range(classes)))
+    matrix = confusion.view(classes, classes).cpu().numpy() if classes else None
+    return Evaluation(len(counted), loss_sum.item() / len(counted), matrix, names)
+
+
+def _reduce_confusion(confusion: torch.Tensor, comm: Comm) -> torch.Tensor:
+    """The sum over ranks, of which those without samples do not know the number of classes."""
+    sizes = torch.zeros(comm.world_size, dtype=torch.int64, device=comm.device)
+    sizes[comm.rank] = len(confusion)
+    size = int(comm.all_reduce(sizes).max())
+    if size == 0:
+        return confusion
+    return comm.all_reduce(confusion if len(confusion) else confusion.new_zeros(size))

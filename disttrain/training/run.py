@@ -1,0 +1,227 @@
+"""Config -> parts -> `train`: the only place where the parts are put together."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from disttrain.checkpoint import CheckpointWriter, Snapshot, find_checkpoint, load_checkpoint
+from disttrain.checkpoint.state import restore, shard, values
+from disttrain.comm.base import Comm
+from disttrain.comm.build import build_comm
+from disttrain.comm.control_plane import ControlPlane
+from disttrain.comm.device import pick_device
+from disttrain.comm.rank_logging import RankLogging
+from disttrain.data.pipeline import EvalPipeline
+from disttrain.errors import DivergedError, Preempted
+from disttrain.files import write_json
+from disttrain.launch.env import RankEnv
+from disttrain.log import log
+from disttrain.loop import Position, train
+from disttrain.models.model_dir import save_model_dir, weights_sha256
+from disttrain.optim.loss import build_loss
+from disttrain.run_dir import CHECKPOINTS, LOGS, MODEL, RESULT, claim_run_dir, load_result
+from disttrain.training.assemble import backward_once, build_parts, describe, place_model, total_steps_of
+from disttrain.training.evaluate import Evaluation, EvaluationInterrupted, evaluate
+from disttrain.training.hooks import Actions, RunHooks
+from disttrain.training.integrity import check_weights
+from disttrain.training.manifest import record_start, was_started_by
+from disttrain.training.preemption import StopAgreement, StopRequest
+from disttrain.training.prepare import Prepared, Request, prepare
+
+
+def run_training(request: Request, env: RankEnv, control_plane: ControlPlane, logging: RankLogging) -> dict[str, Any]:
+    """Train on this rank, together with the others; every rank returns the content of `result.json`."""
+    config, run_dir = request.config, request.run_dir
+    # Ranks that their agent starts again go on with what they have begun, also where it was asked to begin anew.
+    again = bool(control_plane.broadcast("again", "yes" if was_started_by(run_dir, env.job_id) else None))
+    named = Path(request.resume) if request.resume not in ("auto", "never") else None
+    if again:
+        request = dataclasses.replace(request, resume="auto")
+    device = control_plane.run_on_all("device", lambda: pick_device(config.train.device, env))
+    prepared = control_plane.run_on_all("prepare", lambda: prepare(request, env, device), first=env.local_rank == 0)
+    finished = control_plane.run_on_all("look", lambda: load_result(run_dir) if request.resume != "never" else None)
+    if finished is not None:
+        log.info("%s has finished already; --resume never trains it anew.", run_dir)
+        return finished
+    snapshot = _newest_snapshot(run_dir, env, control_plane) if request.resume == "auto" else None
+    if snapshot is None and named is not None:
+        snapshot = control_plane.run_on_all("load", lambda: load_checkpoint(named))
+    control_plane.run_on_all(
+        "claim", lambda: claim_run_dir(run_dir, config, request.resume) if env.is_rank_zero else None
+    )
+    logging.open_file(run_dir / LOGS / f"rank_{env.rank}.log")
+    control_plane.watch(config.comm.timeout_s, run_dir / LOGS)
+    stop_request = StopRequest()
+    with stop_request.listening(), closing(build_comm(config, env, control_plane, device)) as comm:
+        run = _Run(request, env, prepared, comm, control_plane, stop_request)
+        saved = run.restore(snapshot) if snapshot is not None else None
+        del snapshot  # its tensors are mapped from files that later checkpoints replace
+        return run.train(saved)
+
+
+def _newest_snapshot(run_dir: Path, env: RankEnv, control_plane: ControlPlane, stage: str = "start") -> Snapshot | None:
+    """Rank zero looks for the newest whole checkpoint, and all take the same."""
+    folder = run_dir / CHECKPOINTS
+    found = control_plane.run_on_all(f"{stage}/find", lambda: find_checkpoint(folder) if env.is_rank_zero else None)
+    name = control_plane.broadcast(f"{stage}/checkpoint", str(found) if found else None)
+    return control_plane.run_on_all(f"{stage}/load", lambda: load_checkpoint(Path(name)) if name else None)
+
+
+class _Run:
+    """One rank's training, put together. What it does is in `train`; the rest is what the hooks ask for."""
+
+    def __init__(
+        self,
+        request: Request,
+        env: RankEnv,
+        prepared: Prepared,
+        comm: Comm,
+        control_plane: ControlPlane,
+        stop_request: StopRequest,
+    ) -> None:
+        self.request, self.env, self.prepared, self.comm, self.control_plane = (
+            request,
+            env,
+            prepared,
+            comm,
+            control_plane,
+        )
+        self.config, self.run_dir, self.stop_request = request.config, request.run_dir, stop_request
+        self.position = Position()
+        self.total_steps = total_steps_of(self.config, prepared)
+        self.model = place_model(self.config, prepared.model, comm)
+        self.parts, self.on_nonfinite = build_parts(request, prepared, comm, control_plane.phases, self.model)
+        self.on_nonfinite.roll_back = self._roll_back
+        self.writer = CheckpointWriter(
+            self.run_dir / CHECKPOINTS,
+            control_plane.connect(),
+            env.rank,
+            env.world_size,
+            self.config.checkpoint,
+        )
+        log.info("%s", describe(self.config, prepared, env, self.model, comm.device))
+        comm.fix_reduction_order(self.parts.model, lambda: backward_once(self.parts))
+
+    def restore(self, snapshot: Snapshot) -> dict[str, Any]:
+        """Go on from a checkpoint; returns its plain values."""
+        restore(self.parts, self.model, self.position, snapshot)
+        self.on_nonfinite.used = snapshot.values.get("nonfinite", 0)
+        log.info("goes on from step %d of %d", self.position.step, self.total_steps)
+        return snapshot.values
+
+    def train(self, saved: dict[str, Any] | None) -> dict[str, Any]:
+        """From the values of a checkpoint, or the beginning, to the content of `result.json`. Raises DisttrainError."""
+        request, env, position = self.request, self.env, self.position
+        first_step = position.step
+        starts = (
+            record_start(self.run_dir, self.prepared, env, self.comm.device, first_step) if env.is_rank_zero else []
+        )
+        val = (lambda: self._evaluate("val")) if len(self.prepared.dataset.splits["val"]) else None
+        hooks = RunHooks(
+            self.config,
+            self.run_dir,
+            position,
+            self.comm,
+            self.parts.schedule,
+            self.total_steps,
+            request.quiet,
+            Actions(val, self._shard, self._check_weights),
+            self.writer,
+            StopAgreement(self.stop_request, self.comm),
+            self.control_plane.phases,
+        )
+        state = "failed"
+        try:
+            began = time.monotonic()
+            if saved is not None:
+                self._check_weights()
+                hooks.resume(position, saved)
+            train(self.parts, position, self.total_steps, hooks)
+            wall_s = time.monotonic() - began
+            try:
+                if position.step < self.total_steps:
+                    raise EvaluationInterrupted
+                test = self._evaluate("test") if len(self.prepared.dataset.splits["test"]) else None
+            except EvaluationInterrupted:
+                state = "stopped"
+                raise Preempted(self._stopped()) from None
+            result = self._result(test, wall_s, first_step, restarts=max(0, len(starts) - 1))
+            state = "finished"
+        except DivergedError:
+            self.writer.wait()  # the checkpoint that is on its way is one to go on from
+            raise
+        finally:
+            hooks.close(state, position)
+            self.writer.close()
+        self.comm.barrier()
+        return result
+
+    def _result(self, test: Evaluation | None, wall_s: float, first_step: int, restarts: int) -> dict[str, Any]:
+        plan, step = self.prepared.plan, self.position.step
+        trained = plan.samples_before(step) - plan.samples_before(first_step)
+        with self._final_weights():
+            result = {
+                "status": "finished",
+                "step": step,
+                "epoch": self.position.epoch,
+                "test": test.as_json() if test else None,
+                "weights_sha256": weights_sha256(self.model.state_dict()),
+                "wall_s": round(wall_s, 3),
+                "samples_per_second": round(trained / wall_s, 1),
+                "world_size": self.env.world_size,
+                "restarts": restarts,
+            }
+            if self.env.is_rank_zero:
+                save_model_dir(self.run_dir / MODEL, self.model, self.prepared.spec)
+                write_json(self.run_dir / RESULT, result)
+        return result
+
+    def _final_weights(self) -> contextlib.AbstractContextManager[None]:
+        ema = self.parts.ema
+        return ema.applied() if ema else contextlib.nullcontext()
+
+    def _evaluate(self, split: str) -> Evaluation:
+        prepared, comm, env = self.prepared, self.comm, self.env
+        batches = EvalPipeline(
+            prepared.samples,
+            prepared.dataset.splits[split],
+            self.config.batch.eval_batch_size,
+            env.rank,
+            env.world_size,
+        )
+        loss = build_loss(user_loss=self.request.loss)
+        asked = StopAgreement(self.stop_request, comm)
+        comm.broadcast_buffers(self.model)
+        with self.control_plane.phases.during("evaluating"), self._final_weights():
+            return evaluate(self.model, batches, loss, comm, prepared.dataset.class_names, prepared.symmetries, asked)
+
+    def _shard(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        tensors = shard(self.parts, self.model, self.env.rank, self.env.world_size)
+        return tensors, values(self.parts, self.position, {"nonfinite": self.on_nonfinite.used})
+
+    def _check_weights(self) -> None:
+        if self.config.train.check_weights_every_steps:
+            check_weights(self.model, self.comm, self.position.step)
+
+    def _roll_back(self) -> int | None:
+        self.writer.wait()
+        last = _newest_snapshot(self.run_dir, self.env, self.control_plane, f"rollback {self.on_nonfinite.used}")
+        if last is None:
+            return None
+        restore(self.parts, self.model, Position(), last)
+        return int(last.values["step"])
+
+    def _stopped(self) -> str:
+        step, total = self.position.step, self.total_steps
+        if self.writer.saved_step == step:
+            saved = f"asked to stop: the checkpoint of step {step} of {total} is saved. "
+        else:
+            saved = f"asked to stop at step {step} of {total}, which is not saved: the checkpoint before it stands. "
+        return saved + "Run the same command again to go on."
