@@ -85,7 +85,7 @@ def test_a_run_gets_past_such_a_batch_alike_on_any_number_of_ranks(commands: Com
 def test_a_run_gives_up_when_it_has_been_helped_often_enough(commands: Commands) -> None:
     ended, run_dir = train(commands, "often", "three", "train.nonfinite=skip", "train.nonfinite_retries=2")
     assert ended.code == 4
-    assert "has helped 2 times" in ended.stderr
+    assert "was applied 2 times" in ended.stderr
     assert [entry["remedy"] for entry in lines(run_dir / "nonfinite.jsonl")] == ["skip", "skip", "stop"]
 
 
