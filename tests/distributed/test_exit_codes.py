@@ -115,10 +115,10 @@ def test_a_finished_training_exits_with_0(commands: Commands, launcher: str) -> 
 
 
 @both_launchers
-def test_a_killed_rank_ends_the_job_with_144_within_seconds(commands: Commands, launcher: str) -> None:
-    ended = commands.run(command(commands, launcher, "model.kwargs.dies_on='1'", "comm.timeout_s=30.0"))
+def test_a_killed_rank_ends_the_job_with_144_long_before_the_timeout(commands: Commands, launcher: str) -> None:
+    """`run` itself gives it a minute: a job that waited for the timeout would not have ended by then."""
+    ended = commands.run(command(commands, launcher, "model.kwargs.dies_on='1'", "comm.timeout_s=600.0"))
     assert ended.code == 144, ended.stderr
-    assert ended.wall_s < 25
     assert "Traceback" not in ended.stderr
 
 
