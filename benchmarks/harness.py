@@ -119,7 +119,7 @@ def train_with(
 
     So a benchmark times the real parts and hooks, however these are put together.
     """
-    from disttrain.comm.rank_session import run_rank
+    from disttrain.comm.rank_session import rank_session
     from disttrain.launch.env import NodeEnv, RankEnv, resolve
     from disttrain.training.prepare import Request
     from disttrain.training.run import run_training
@@ -127,17 +127,13 @@ def train_with(
     env = resolve(os.environ) or RankEnv.alone()
     assert not isinstance(env, NodeEnv)
     request = Request(config, run_dir, resume="never", quiet=True, dataset=dataset)
-    results: list[dict[str, Any]] = []
 
     def whole(parts: Any, position: Any, total_steps: int, hooks: Any) -> None:
         loop(parts, position, total_steps, hooks)
         position.step = total_steps  # else the run takes it that it was asked to stop
 
-    with mock.patch("disttrain.training.run.train", whole):
-        code = run_rank(env, 60.0, True, lambda *job: results.append(run_training(request, env, *job)))
-    if code:
-        raise SystemExit(code)
-    return results[0]
+    with mock.patch("disttrain.training.run.train", whole), rank_session(env, 60.0, quiet=True) as session:
+        return run_training(request, session)
 
 
 # Measuring ----------------------------------------------------------------------------------------------------------

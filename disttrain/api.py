@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file
 from torch import nn
 
-from disttrain.comm.control_plane import ControlPlane
-from disttrain.comm.failures import RanksFailed
-from disttrain.comm.rank_logging import RankLogging
-from disttrain.comm.watchdog import Watchdog
+from disttrain.comm.rank_session import rank_session
 from disttrain.config import build_config
 from disttrain.data.base import Dataset, MapDataset
 from disttrain.data.open import dataset_from_maps
-from disttrain.errors import ConfigError, DisttrainError, say_error
+from disttrain.errors import ConfigError
 from disttrain.launch.env import NodeEnv, RankEnv, resolve
 from disttrain.models.model_dir import WEIGHTS
 from disttrain.optim.loss import UserLoss
@@ -63,29 +59,7 @@ def fit(
         return dataset_from_maps(dataset, test_dataset, config.data.model_copy(update={"test_fraction": 0.0}))
 
     request = Request(config, Path(run_dir), resume, quiet, model, open_dataset, loss)
-    with _one_report(env, config.comm.timeout_s, quiet) as (control_plane, logging):
-        result = run_training(request, env, control_plane, logging)
+    with rank_session(env, config.comm.timeout_s, quiet, in_library=True) as session:
+        result = run_training(request, session)
         model.load_state_dict(load_file(Path(run_dir) / MODEL / WEIGHTS))
         return result
-
-
-@contextlib.contextmanager
-def _one_report(env: RankEnv, timeout_s: float, quiet: bool) -> Iterator[tuple[ControlPlane, RankLogging]]:
-    """Control plane and logging for library use: an exception reaches the caller on the rank that fails first, only."""
-    control_plane = ControlPlane(env, timeout_s)
-    logging = RankLogging(control_plane.connect(), env.rank, env.world_size, quiet)
-    with Watchdog(control_plane, say_error) as watchdog:
-        try:
-            yield control_plane, logging
-        except Exception as error:
-            watchdog.leave()
-            exit_code, message = control_plane.resolve_failure(error)
-            if message is None:
-                raise SystemExit(exit_code) from None
-            if isinstance(error, DisttrainError) and not isinstance(error, RanksFailed) and env.world_size > 1:
-                raise type(error)(message) from error
-            raise
-        finally:
-            watchdog.leave()
-            logging.close()
-            control_plane.close()

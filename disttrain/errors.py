@@ -73,5 +73,7 @@ def exit_code_of(command: Callable[[], int]) -> int:
     except DisttrainError as error:
         say_error(str(error))
         return error.exit_code
+    except SystemExit as end:  # of a rank, once one of them has reported
+        return end.code if isinstance(end.code, int) else 1
     except KeyboardInterrupt:
         return 130

@@ -1,12 +1,14 @@
-"""One rank from start to exit code: connect to the others, do the work, and fail as one job, with one report."""
+"""The lifetime of one rank: connected to the others, watched, and ended together with them, with one report."""
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 from disttrain.comm.control_plane import ControlPlane
+from disttrain.comm.failures import RanksFailed
 from disttrain.comm.rank_logging import RankLogging
 from disttrain.comm.watchdog import Watchdog
 from disttrain.errors import DisttrainError, say_error
@@ -15,29 +17,48 @@ from disttrain.log import log
 from disttrain.processes import die_with_parent
 
 
-def run_rank(env: RankEnv, timeout_s: float, quiet: bool, work: Callable[[ControlPlane, RankLogging], Any]) -> int:
-    """Run `body` as one rank. Returns the exit code of the whole job: that of the first rank that failed, or 0."""
-    if env.agent_store:
+@dataclass(frozen=True)
+class RankSession:
+    """What a rank has beside its work, until the session ends."""
+
+    env: RankEnv
+    control_plane: ControlPlane
+    logging: RankLogging
+
+
+@contextlib.contextmanager
+def rank_session(env: RankEnv, timeout_s: float, quiet: bool, in_library: bool = False) -> Iterator[RankSession]:
+    """Connect this rank to the others; within the block it works, and afterwards it leaves.
+
+    An exception in the block ends the job on all ranks, and one rank reports it. A program that is a rank writes the
+    report to standard error, and SystemExit has the exit code of the job: that of the first rank that failed. With
+    `in_library` the exception reaches the caller of the first rank that fails, and the others raise SystemExit.
+
+    Raises ConfigError or PeerLostError where the other ranks cannot be reached.
+    """
+    if env.agent_store and not in_library:
         die_with_parent(int(os.environ.get(AGENT_VARIABLE) or os.getppid()))
-    try:
-        control_plane = ControlPlane(env, timeout_s)
-    except DisttrainError as error:
-        say_error(str(error))
-        return error.exit_code
+    control_plane = ControlPlane(env, timeout_s)
     logging = RankLogging(control_plane.connect(), env.rank, env.world_size, quiet)
     with Watchdog(control_plane, say_error) as watchdog:
         try:
-            work(control_plane, logging)
-            return 0
+            yield RankSession(env, control_plane, logging)
         except BaseException as error:
+            if in_library and not isinstance(error, Exception):
+                raise
             watchdog.leave()
             log.debug("this rank failed", exc_info=error)
-            exit_code, message = control_plane.resolve_failure(error)
-            if message is not None:
-                logging.flush()
-                say_error(message)
-                control_plane.failure_log.mark_reported()
-            return exit_code
+            exit_code, report = control_plane.resolve_failure(error)
+            if report is None:
+                raise SystemExit(exit_code) from None
+            if in_library:
+                if isinstance(error, DisttrainError) and not isinstance(error, RanksFailed) and env.world_size > 1:
+                    raise type(error)(report) from error
+                raise
+            logging.flush()
+            say_error(report)
+            control_plane.failure_log.mark_reported()
+            raise SystemExit(exit_code) from None
         finally:
             watchdog.leave()
             logging.close()

@@ -6,32 +6,28 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from disttrain.commands.start import start
-from disttrain.launch.env import RankEnv
-
-if TYPE_CHECKING:
-    from disttrain.comm.control_plane import ControlPlane
-    from disttrain.comm.rank_logging import RankLogging
+from disttrain.commands.start import CONNECT_TIMEOUT_S, join_or_start, validate_on_all_ranks
 
 
 def run(arguments: argparse.Namespace, argv: list[str]) -> int:
     """`disttrain evaluate`; returns the exit code."""
 
-    def work(checked: None, env: RankEnv, control_plane: ControlPlane, logging: RankLogging) -> None:
-        from disttrain.inference.evaluate_model import evaluate_model_dir
+    def validate(world_size: int) -> None:
+        """Nothing to refuse before the model is there."""
 
+    rank = join_or_start(arguments, argv, validate)
+    if isinstance(rank, int):
+        return rank
+    from disttrain.comm.rank_session import rank_session
+    from disttrain.inference.evaluate_model import evaluate_model_dir
+
+    with rank_session(rank, CONNECT_TIMEOUT_S, arguments.quiet) as session:
+        validate_on_all_ranks(session, arguments, validate)
         result = evaluate_model_dir(
-            Path(arguments.model),
-            arguments.data,
-            arguments.split,
-            arguments.device,
-            arguments.allow_code,
-            env,
-            control_plane,
-        )
-        if env.is_rank_zero:
+            Path(arguments.model), arguments.data, arguments.split, arguments.device, arguments.allow_code,
+            rank, session.control_plane,
+        )  # fmt: skip
+        if rank.is_rank_zero:
             sys.stdout.write(json.dumps(result) + "\n")
-
-    return start(arguments, argv, lambda world_size: None, work)
+    return 0

@@ -4,15 +4,9 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from disttrain.commands.start import start
+from disttrain.commands.start import CONNECT_TIMEOUT_S, join_or_start, validate_on_all_ranks
 from disttrain.errors import ConfigError
-from disttrain.launch.env import RankEnv
-
-if TYPE_CHECKING:
-    from disttrain.comm.control_plane import ControlPlane
-    from disttrain.comm.rank_logging import RankLogging
 
 _OUTPUT_FORMATS = (".csv", ".jsonl")
 
@@ -20,13 +14,20 @@ _OUTPUT_FORMATS = (".csv", ".jsonl")
 def run(arguments: argparse.Namespace, argv: list[str]) -> int:
     """`disttrain predict`; returns the exit code."""
 
-    def work(checked: None, env: RankEnv, control_plane: ControlPlane, logging: RankLogging) -> None:
-        from disttrain.inference.predict_files import predict_files
+    def validate(world_size: int) -> None:
+        _check_output(arguments.output)
 
-        model_dir, inputs, output = Path(arguments.model), arguments.inputs, arguments.output
-        predict_files(model_dir, inputs, output, arguments.device, arguments.allow_code, env, control_plane)
+    rank = join_or_start(arguments, argv, validate)
+    if isinstance(rank, int):
+        return rank
+    from disttrain.comm.rank_session import rank_session
+    from disttrain.inference.predict_files import predict_files
 
-    return start(arguments, argv, lambda world_size: _check_output(arguments.output), work)
+    model_dir, inputs, output = Path(arguments.model), arguments.inputs, arguments.output
+    with rank_session(rank, CONNECT_TIMEOUT_S, arguments.quiet) as session:
+        validate_on_all_ranks(session, arguments, validate)
+        predict_files(model_dir, inputs, output, arguments.device, arguments.allow_code, rank, session.control_plane)
+    return 0
 
 
 def _check_output(output: str | None) -> None:

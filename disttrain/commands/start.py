@@ -14,24 +14,22 @@ from disttrain.errors import ConfigError
 from disttrain.launch.env import NodeEnv, RankEnv, resolve
 
 if TYPE_CHECKING:
-    from disttrain.comm.control_plane import ControlPlane
-    from disttrain.comm.rank_logging import RankLogging
+    from disttrain.comm.rank_session import RankSession
 
 T = TypeVar("T")
 
-_CONNECT_TIMEOUT_S = 60.0
+CONNECT_TIMEOUT_S = 60.0
+"""How long a rank tries to reach the others."""
 
 
-def start(
-    arguments: argparse.Namespace,
-    argv: list[str],
-    validate: Callable[[int], T],
-    work: Callable[[T, RankEnv, ControlPlane, RankLogging], None],
-) -> int:
-    """Join as the rank that a launcher has made of this process, or start ranks here, or be the only one.
+def join_or_start(
+    arguments: argparse.Namespace, argv: Sequence[str], validate: Callable[[int], Config | None]
+) -> RankEnv | int:
+    """The rank that this process is, by its launcher or because there is only one; or, where it has started the ranks
+    itself and they have ended, the exit code of the job.
 
-    `check` finds mistakes before processes are started for nothing, and before torch is imported: given the number of
-    ranks, as far as it is known, it returns what `body` works with.
+    `validate` finds mistakes before processes are started for nothing, and before torch is imported. It is given the
+    number of ranks, as far as it is known, and returns the config, where the command has one.
     """
     env = resolve(os.environ)
     restarts: int | None = getattr(arguments, "max_restarts", None)
@@ -42,25 +40,25 @@ def start(
         if restarts is not None:
             env = dataclasses.replace(env, max_restarts=restarts)
         return start_node(env, argv, notice_s)
-    rank_env = env or RankEnv.alone()
-    if rank_env.world_size == 1:
+    if env is None or env.world_size == 1:
         wanted = _wanted_workers(arguments.workers)
-        checked = validate(wanted or 1)
+        config = validate(wanted or 1)
         from disttrain.launch.local import default_worker_count, start_workers
 
         workers = wanted or (default_worker_count() if env is None else 1)
         if workers > 1 or (restarts and env is None):
-            return start_workers(workers, argv, restarts or 0, _notice_s(checked))
-    from disttrain.comm.rank_session import run_rank
+            return start_workers(workers, argv, restarts or 0, _notice_s(config))
+    return env or RankEnv.alone()
+
+
+def validate_on_all_ranks(session: RankSession, arguments: argparse.Namespace, validate: Callable[[int], T]) -> T:
+    """What `validate` returns for this number of ranks. Raises RanksFailed where a rank refuses its arguments."""
 
     def validate_rank() -> T:
-        _check_launched(arguments.workers, restarts, rank_env)
-        return validate(rank_env.world_size)
+        _check_launched(arguments.workers, getattr(arguments, "max_restarts", None), session.env)
+        return validate(session.env.world_size)
 
-    def rank_work(control_plane: ControlPlane, logging: RankLogging) -> None:
-        work(control_plane.run_on_all("arguments", validate_rank), rank_env, control_plane, logging)
-
-    return run_rank(rank_env, _CONNECT_TIMEOUT_S, arguments.quiet, rank_work)
+    return session.control_plane.run_on_all("arguments", validate_rank)
 
 
 def _wanted_workers(text: str | None) -> int | None:
@@ -72,11 +70,11 @@ def _wanted_workers(text: str | None) -> int | None:
     return int(text)
 
 
-def _notice_s(checked: object) -> float:
+def _notice_s(config: Config | None) -> float:
     """Seconds that ranks have from being asked to stop."""
     from disttrain.launch.local import NOTICE_S
 
-    return checked.checkpoint.notice_s if isinstance(checked, Config) else NOTICE_S
+    return config.checkpoint.notice_s if config else NOTICE_S
 
 
 def _check_launched(wanted: str | None, restarts: int | None, env: RankEnv) -> None:

@@ -6,18 +6,13 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from disttrain.commands.start import start
+from disttrain.commands.start import CONNECT_TIMEOUT_S, join_or_start, validate_on_all_ranks
 from disttrain.config import Config, load_config
 from disttrain.data.batch_plan import check_world_size
 from disttrain.errors import ConfigError
-from disttrain.launch.env import RankEnv
 from disttrain.run_dir import MODEL, check_run_dir, default_run_dir
-
-if TYPE_CHECKING:
-    from disttrain.comm.control_plane import ControlPlane
-    from disttrain.comm.rank_logging import RankLogging
 
 
 def run(arguments: argparse.Namespace, argv: list[str]) -> int:
@@ -32,24 +27,27 @@ def run(arguments: argparse.Namespace, argv: list[str]) -> int:
 
     run_dir = Path(arguments.run_dir) if arguments.run_dir else default_run_dir(Path(arguments.config))
 
-    def work(config: Config, env: RankEnv, control_plane: ControlPlane, logging: RankLogging) -> None:
-        from disttrain.training.prepare import Request
-        from disttrain.training.run import run_training
-
-        request = Request(
-            config, run_dir, arguments.resume, arguments.quiet, accept_changes=arguments.accept_changed_config
-        )
-        result = run_training(request, env, control_plane, logging)
-        if env.is_rank_zero:
-            sys.stdout.write(json.dumps(result) + "\n" if arguments.json else _summary(result, run_dir / MODEL))
-
     def validate(world_size: int) -> Config:
         config = load_config(arguments.config, arguments.overrides)
         check_world_size(config.batch.global_batch_size, world_size)
         check_run_dir(run_dir, config, arguments.resume, arguments.accept_changed_config)
         return config
 
-    return start(arguments, argv, validate, work)
+    rank = join_or_start(arguments, argv, validate)
+    if isinstance(rank, int):
+        return rank
+    from disttrain.comm.rank_session import rank_session
+    from disttrain.training.prepare import Request
+    from disttrain.training.run import run_training
+
+    with rank_session(rank, CONNECT_TIMEOUT_S, arguments.quiet) as session:
+        config = validate_on_all_ranks(session, arguments, validate)
+        accept_changes = arguments.accept_changed_config
+        request = Request(config, run_dir, arguments.resume, arguments.quiet, accept_changes=accept_changes)
+        result = run_training(request, session)
+        if rank.is_rank_zero:
+            sys.stdout.write(json.dumps(result) + "\n" if arguments.json else _summary(result, run_dir / MODEL))
+    return 0
 
 
 def _summary(result: dict[str, Any], model_dir: Path) -> str:

@@ -17,7 +17,7 @@ from disttrain.comm.base import Comm
 from disttrain.comm.build import build_comm
 from disttrain.comm.control_plane import ControlPlane
 from disttrain.comm.device import pick_device
-from disttrain.comm.rank_logging import RankLogging
+from disttrain.comm.rank_session import RankSession
 from disttrain.data.pipeline import EvalPipeline
 from disttrain.errors import DivergedError, Preempted
 from disttrain.files import write_json
@@ -36,9 +36,10 @@ from disttrain.training.preemption import StopAgreement, StopRequest
 from disttrain.training.prepare import Prepared, Request, prepare
 
 
-def run_training(request: Request, env: RankEnv, control_plane: ControlPlane, logging: RankLogging) -> dict[str, Any]:
+def run_training(request: Request, session: RankSession) -> dict[str, Any]:
     """Train on this rank, together with the others; every rank returns the content of `result.json`."""
     config, run_dir = request.config, request.run_dir
+    env, control_plane = session.env, session.control_plane
     # Ranks that their agent starts again go on with what they have begun, also where it was asked to begin anew.
     again = bool(control_plane.broadcast("again", "yes" if was_started_by(run_dir, env.job_id) else None))
     named = Path(request.resume) if request.resume not in ("auto", "never") else None
@@ -56,7 +57,7 @@ def run_training(request: Request, env: RankEnv, control_plane: ControlPlane, lo
     control_plane.run_on_all(
         "claim", lambda: claim_run_dir(run_dir, config, request.resume) if env.is_rank_zero else None
     )
-    logging.open_file(run_dir / LOGS / f"rank_{env.rank}.log")
+    session.logging.open_file(run_dir / LOGS / f"rank_{env.rank}.log")
     control_plane.watch(config.comm.timeout_s, run_dir / LOGS)
     stop_request = StopRequest()
     with stop_request.listening(), closing(build_comm(config, env, control_plane, device)) as comm:

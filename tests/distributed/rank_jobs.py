@@ -35,6 +35,7 @@ import disttrain.training.assemble
 import disttrain.training.run
 from disttrain.comm.control_plane import ControlPlane
 from disttrain.comm.rank_logging import RankLogging
+from disttrain.comm.rank_session import RankSession
 from disttrain.config import build_config
 from disttrain.data.pipeline import EvalPipeline, GlobalBatch, MicroBatch, TrainPipeline
 from disttrain.errors import PeerLostError
@@ -176,11 +177,11 @@ class _StepHooks:
 
 
 @contextlib.contextmanager
-def joined(env: RankEnv) -> Iterator[tuple[ControlPlane, RankLogging]]:
+def joined(env: RankEnv) -> Iterator[RankSession]:
     control_plane = ControlPlane(env, TIMEOUT_S)
     logging = RankLogging(control_plane.connect(), env.rank, env.world_size, quiet=True)
     try:
-        yield control_plane, logging
+        yield RankSession(env, control_plane, logging)
     finally:
         logging.close()
         control_plane.close()
@@ -191,8 +192,8 @@ def train(env: RankEnv, folder: str, sections: dict[str, Any], loss: str | None,
     observer = Observer(env.rank, Path(folder), every_step)
     user_loss = getattr(rank_parts, loss) if loss else None
     request = Request(build_config(sections), Path(folder) / "run", "never", True, loss=user_loss)
-    with joined(env) as (control_plane, logging), observer.watching():
-        result = disttrain.training.run.run_training(request, env, control_plane, logging)
+    with joined(env) as session, observer.watching():
+        result = disttrain.training.run.run_training(request, session)
     return {"result": result, "steps": observer.steps, **observer.seen}
 
 
@@ -214,11 +215,11 @@ def evaluate(env: RankEnv, model_dir: str, data: dict[str, Any], split: str) -> 
         description.with_suffix(".tmp").write_text(json.dumps(content))
         description.with_suffix(".tmp").replace(description)
     with (
-        joined(env) as (control_plane, _),
+        joined(env) as session,
         mock.patch.object(disttrain.inference.evaluate_model, "EvalPipeline", Pipeline),
     ):
-        control_plane.barrier("described")
-        result = evaluate_model_dir(Path(model_dir), None, split, "cpu", True, env, control_plane)
+        session.control_plane.barrier("described")
+        result = evaluate_model_dir(Path(model_dir), None, split, "cpu", True, env, session.control_plane)
     return {"result": result, "ids": ids}
 
 
@@ -291,7 +292,8 @@ def control_planes(env: RankEnv) -> list[str]:
 def warn(env: RankEnv, after_s: float, apart_s: float) -> str:
     """The same warning from every rank, one rank `apart_s` after the other; what rank zero shows."""
     with contextlib.redirect_stderr(io.StringIO()) as shown:
-        with joined(env) as (control_plane, _):
+        with joined(env) as session:
+            control_plane = session.control_plane
             control_plane.barrier("begin")
             time.sleep(after_s)
             for rank in range(env.world_size):

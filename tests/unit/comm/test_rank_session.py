@@ -10,21 +10,32 @@ from typing import Any
 
 import pytest
 
-from disttrain.comm.rank_session import run_rank
-from disttrain.errors import ConfigError, DataError, DivergedError, PeerLostError, Preempted
+from disttrain.comm.rank_session import RankSession, rank_session
+from disttrain.errors import ConfigError, DataError, DivergedError, PeerLostError, Preempted, exit_code_of
 from disttrain.launch.env import RankEnv
 from disttrain.log import log
 
 from ..helpers import run_python
 
 
-def alone(work: Callable[..., Any]) -> int:
-    return run_rank(RankEnv.alone(), 5, True, work)
+def exit_code(env: RankEnv, timeout_s: float, work: Callable[[RankSession], Any]) -> int:
+    """Of a program that is this rank."""
+
+    def program() -> int:
+        with rank_session(env, timeout_s, quiet=True) as session:
+            work(session)
+        return 0
+
+    return exit_code_of(program)
+
+
+def alone(work: Callable[[RankSession], Any]) -> int:
+    return exit_code(RankEnv.alone(), 5, work)
 
 
 def test_work_that_is_done_exits_with_0(capsys: pytest.CaptureFixture[str]) -> None:
     seen = []
-    assert alone(lambda control_plane, logging: seen.append(control_plane.env.rank)) == 0
+    assert alone(lambda session: seen.append(session.env.rank)) == 0
     assert seen == [0]
     assert capsys.readouterr().err == ""
 
@@ -39,7 +50,7 @@ def test_work_that_is_done_exits_with_0(capsys: pytest.CaptureFixture[str]) -> N
 def test_an_error_is_told_in_one_line_and_decides_the_exit_code(
     error: Exception, code: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def work(control_plane: Any, logging: Any) -> None:
+    def work(session: RankSession) -> None:
         raise error
 
     assert alone(work) == code
@@ -49,7 +60,7 @@ def test_an_error_is_told_in_one_line_and_decides_the_exit_code(
 def test_an_error_of_another_kind_exits_with_1_and_shows_where_it_came_from(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def work(control_plane: Any, logging: Any) -> None:
+    def work(session: RankSession) -> None:
         raise ZeroDivisionError("oops")
 
     assert alone(work) == 1
@@ -59,7 +70,7 @@ def test_an_error_of_another_kind_exits_with_1_and_shows_where_it_came_from(
 
 
 def test_an_interrupt_exits_with_130(capsys: pytest.CaptureFixture[str]) -> None:
-    def work(control_plane: Any, logging: Any) -> None:
+    def work(session: RankSession) -> None:
         raise KeyboardInterrupt
 
     assert alone(work) == 130
@@ -68,7 +79,7 @@ def test_an_interrupt_exits_with_130(capsys: pytest.CaptureFixture[str]) -> None
 
 def test_logging_is_detached_afterwards() -> None:
     before = list(log.handlers)
-    alone(lambda control_plane, logging: None)
+    alone(lambda session: None)
     assert log.handlers == before
     assert logging.getLogger("py.warnings").handlers == []
 
@@ -78,7 +89,7 @@ def test_an_address_where_nobody_answers_exits_with_144(capsys: pytest.CaptureFi
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     env = RankEnv("env", 1, 1, 0, 2, 2, "127.0.0.1", port)
-    assert run_rank(env, 1, True, lambda control_plane, logging: None) == 144
+    assert exit_code(env, 1, lambda session: None) == 144
     assert "rank 1 could not reach rank 0" in capsys.readouterr().err
 
 
