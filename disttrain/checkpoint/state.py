@@ -25,7 +25,7 @@ _MODEL, _OPTIMIZER, _AVERAGE, _RANK = "model/", "optimizer/", "average/", "rank_
 def shard(parts: Parts, model: nn.Module, rank: int, world_size: int) -> Tensors:
     """What this rank writes of the state, not copied: all ranks' shares together are the whole.
 
-    What all ranks have alike is dealt out over them. Buffers are rank zero's: those of the others are never used.
+    What all ranks have alike is spread over them. Buffers are rank zero's: those of the others are never used.
     Raises ConfigError where the network has state that is no tensor.
     """
     buffers, alike = _model_state(model)

@@ -31,7 +31,7 @@ def total_steps_of(config: Config, prepared: Prepared) -> int:
 def build_parts(
     request: Request, prepared: Prepared, comm: Comm, phases: PhaseTimer, model: nn.Module
 ) -> tuple[Parts, NonFinitePolicy]:
-    """The parts, and among them the remedy, which needs to be told how to roll back."""
+    """The parts, and among them the non-finite policy, which needs to be told how to roll back."""
     config, plan, ids = request.config, prepared.plan, prepared.dataset.splits["train"]
     seed = config.train.seed
     wrapped = comm.wrap(model)  # from here on all ranks have rank zero's weights

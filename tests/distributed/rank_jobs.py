@@ -273,7 +273,7 @@ def fit(
 
 
 def control_planes(env: RankEnv) -> list[str]:
-    """Two boards one after the other. On each all ranks agree, then rank zero alone waits for the rest in vain."""
+    """Two control planes one after the other. On each all ranks meet, then rank zero waits in vain for the rest."""
     heard = []
     for name in ("first", "second"):
         control_plane = ControlPlane(env, TIMEOUT_S)

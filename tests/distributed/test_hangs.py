@@ -101,7 +101,7 @@ def start_by_hand(commands: Commands, *options: str, world_size: int = 2) -> lis
 def until_it_trains(commands: Commands, running: Running) -> None:
     status = commands.folder / "run" / "status.json"
     running.poll(lambda: status.exists() and json.loads(status.read_text())["step"] > 20, "a few steps")
-    time.sleep(2.5)  # signs are given and read once a second: by now those from before the first step are out of date
+    time.sleep(2.5)  # heartbeats come once a second: by now those from before the first step are out of date
 
 
 def rank_log(commands: Commands, rank: int) -> str:

@@ -1,4 +1,4 @@
-"""The notice board: ranks agree, or all learn why one could not. Here ranks are threads around one real store."""
+"""The control plane: ranks agree, or all learn why one could not. Here ranks are threads around one real store."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from disttrain.launch.env import RankEnv
 
 
 class AProcessEach(Counter[str]):
-    """How many boards a process has made: here each rank, a thread, stands for a process with its first one."""
+    """How many control planes a process has made: here each rank, a thread, stands for a process with its first one."""
 
     def __getitem__(self, key: str) -> int:
         return 1

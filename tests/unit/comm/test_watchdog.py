@@ -90,7 +90,7 @@ def test_signs_say_where_a_rank_is_and_how_it_got_there(port: int, monkeypatch: 
 
 
 class _Once:
-    """Each board of this process is its rank's first."""
+    """Each control plane of this process is its rank's first."""
 
     def __getitem__(self, key: str) -> int:
         return 1
