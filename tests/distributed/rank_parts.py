@@ -16,7 +16,10 @@ from disttrain.data.datasets.synthetic import draw_arrays
 
 
 class SmallCnn(nn.Module):
-    """PlanesNet's kind of network in small."""
+    """PlanesNet's kind of network in small.
+
+    Smooth on purpose: max-pooling over nearly equal pixels turns a difference of rounding into another gradient.
+    """
 
     def __init__(self, input_shape: tuple[int, ...], class_count: int, batch_norm: bool = False) -> None:
         super().__init__()
@@ -25,10 +28,10 @@ class SmallCnn(nn.Module):
             nn.Conv2d(channels, 8, 3, padding=1, bias=not batch_norm),
             nn.BatchNorm2d(8) if batch_norm else nn.Identity(),
             nn.GELU(),
-            nn.MaxPool2d(2),
+            nn.AvgPool2d(2),
             nn.Conv2d(8, 16, 3, padding=1),
             nn.GELU(),
-            nn.MaxPool2d(2),
+            nn.AvgPool2d(2),
             nn.Flatten(),
         )
         self.head = nn.Linear(16 * (height // 4) * (width // 4), class_count)
