@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DATA ?=
 RUN_DIR ?= runs/make-train
 
-.PHONY: setup horovod train test check bench chaos clean
+.PHONY: setup horovod train test test-setup test-long test-fast check bench chaos clean
 
 setup: $(VENV)/ready
 
@@ -26,10 +26,24 @@ else
 	$(BIN)/disttrain train configs/planesnet.yaml --workers 2 --resume never --run-dir $(RUN_DIR) data.path='$(DATA)'
 endif
 
-test: setup check
+# Several at a time, since many tests wait; those that share started ranks or a training run one after the other.
+PYTEST := $(BIN)/python -m pytest --dist loadgroup
+
+# What guards the promises of the README.
+test: check test-setup
+	DISTTRAIN_TEST_TIER=test $(PYTEST) -n 3 -m 'not long'
+
+# Whole trainings on real data, chaos, Horovod's search. DISTTRAIN_DATA names the folder of the real data.
+test-long: test-setup
+	DISTTRAIN_TEST_TIER=test-long $(PYTEST) -n 2 -m long
+
+# In this process alone, while one works.
+test-fast: setup
+	DISTTRAIN_TEST_TIER=test-fast $(PYTEST) -n 2 tests/unit
+
+test-setup: setup
 	tests/system_packages.sh
 	! tests/system_packages.sh --has-horovods || $(MAKE) --no-print-directory horovod
-	$(BIN)/python -m pytest
 
 check: setup
 	$(BIN)/ruff check .

@@ -25,6 +25,7 @@ def run(seeds: tuple[int, ...], folder: Path) -> list[Outcome]:
     return outcomes
 
 
+@pytest.mark.long
 def test_a_training_loses_nothing_however_it_is_killed_and_its_checkpoints_are_damaged(tmp_path: Path) -> None:
     outcomes = run(LOCAL, tmp_path)
     assert sum(one.kills for one in outcomes) >= LEAST_KILLS
@@ -32,6 +33,7 @@ def test_a_training_loses_nothing_however_it_is_killed_and_its_checkpoints_are_d
     assert set.union(*(one.kinds for one in outcomes)) == set(ACTS + DAMAGES) - elsewhere
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("place", ELSEWHERE)
 def test_a_training_loses_nothing_when_it_cannot_write_its_clock_jumps_or_its_network_is_cut(
     place: Place, tmp_path: Path

@@ -19,6 +19,8 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 DISTTRAIN = [sys.executable, "-m", "disttrain"]
 TORCHRUN = [str(REPOSITORY / "launchers" / "torchrun.sh")]
 _MARK = "DISTTRAIN_TEST_COMMAND"
+_HANG_S = 240.0
+"""After this long a command counts as hung: far more than it needs on a busy machine."""
 
 needs_horovod = pytest.mark.skipif(importlib.util.find_spec("horovod") is None, reason="Horovod is not installed")
 
@@ -50,7 +52,7 @@ class Running:
     def stderr(self) -> str:
         return self._err.read_text(errors="replace")
 
-    def poll(self, condition: Callable[[], bool], what: str, timeout_s: float = 60) -> None:
+    def poll(self, condition: Callable[[], bool], what: str, timeout_s: float = _HANG_S) -> None:
         """Return as soon as `condition` holds; fail the test where it does not come to that."""
         deadline = time.monotonic() + timeout_s
         while not condition():
@@ -58,7 +60,7 @@ class Running:
                 self.fail(f"{what}: it did not come to that (exit code {self.process.poll()})")
             time.sleep(0.02)
 
-    def wait(self, timeout_s: float = 60) -> Ended:
+    def wait(self, timeout_s: float = _HANG_S) -> Ended:
         """Until the command ends. Fails the test where it takes longer, or leaves processes behind."""
         try:
             code = self.process.wait(timeout_s)
@@ -112,10 +114,10 @@ class Commands:
         self._started.append(running)
         return running
 
-    def run(self, argv: Sequence[str | Path], timeout_s: float = 60, **variables: str) -> Ended:
+    def run(self, argv: Sequence[str | Path], timeout_s: float = _HANG_S, **variables: str) -> Ended:
         return self.start(argv, **variables).wait(timeout_s)
 
-    def succeed(self, argv: Sequence[str | Path], timeout_s: float = 60, **variables: str) -> Ended:
+    def succeed(self, argv: Sequence[str | Path], timeout_s: float = _HANG_S, **variables: str) -> Ended:
         """`run`, and the exit code must be 0."""
         ended = self.run(argv, timeout_s, **variables)
         assert ended.code == 0, ended.stderr[-6000:]

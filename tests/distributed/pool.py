@@ -87,7 +87,7 @@ class Run:
 class RankPool:
     """Processes 0 to 3, of which a job on k ranks takes the first k."""
 
-    def __init__(self, folder: Path, size: int = 4, timeout_s: float = 90.0) -> None:
+    def __init__(self, folder: Path, size: int = 4, timeout_s: float = 240.0) -> None:
         self.folder, self.size, self.timeout_s = folder, size, timeout_s
         self._store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
         self._runs: dict[str, Run] = {}

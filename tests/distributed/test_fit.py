@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,10 +12,10 @@ from safetensors.torch import load_file
 from torch.nn import functional
 
 from . import rank_parts
-from .commands import Commands
+from .commands import REPOSITORY, Commands
 from .pool import Measured, RankPool, Weights, identical, relative_difference
 
-EXAMPLE = Path(__file__).parent / "readme_fit.py"
+EXAMPLE = REPOSITORY / "examples/rings.py"
 SECTIONS = {"batch": {"global_batch_size": 16}, "train": {"epochs": 3}, "optim": {"lr": 0.02}}
 
 

@@ -239,6 +239,7 @@ def test_a_second_start_that_cannot_be_as_asked_is_refused(
     assert ended.stderr.count(message) == 1, ended.stderr
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("workers", [2, 3])
 def test_joined_buckets_and_a_search_for_the_best_way_change_no_result(
     commands: Commands, workers: int, measured: Measured

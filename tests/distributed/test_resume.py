@@ -84,6 +84,7 @@ def test_resume_after_a_kill_gives_the_same_bits_as_no_interruption(
     assert json.loads((run_dir / "result.json").read_text())["restarts"] == 1
 
 
+@pytest.mark.long
 def test_a_compiled_network_resumes_to_the_same_bits(commands: Commands) -> None:
     """One rank, and steps of one size: compiling takes long."""
     more = ["model.compile=true", "batch.global_batch_size=32", "train.max_steps=10", "train.eval_every_epochs=0"]

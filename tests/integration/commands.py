@@ -20,7 +20,7 @@ BIN = Path(sys.executable).parent
 DISTTRAIN = [sys.executable, "-m", "disttrain"]
 LAUNCHERS = ("alone", "workers", "torchrun.sh", "torchrun", "mpirun")
 ERROR = "disttrain: error: "
-_TIMEOUT_S = 90.0
+_TIMEOUT_S = 240.0
 
 
 @dataclass(frozen=True)

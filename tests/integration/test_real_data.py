@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-TIMEOUT_S = 600
+TIMEOUT_S = 900
+
+pytestmark = pytest.mark.long
 
 
 def disttrain(*arguments: str | Path) -> str:
@@ -87,8 +89,3 @@ def test_the_784_512_10_network_reaches_98_2_percent_on_mnist(real_data: Path, t
 def test_the_cnn_reaches_99_4_percent_on_mnist(real_data: Path, tmp_path: Path) -> None:
     result = train("mnist_cnn", real_data / "mnist", tmp_path)
     assert result["test"]["accuracy"] >= 0.994
-
-
-def test_the_cnn_passes_97_percent_on_drawn_chips(tmp_path: Path) -> None:
-    arguments = ["configs/synthetic_planes.yaml", "--workers", "2", "--run-dir", tmp_path, "--json"]
-    assert json.loads(disttrain("train", *arguments))["test"]["accuracy"] >= 0.97
