@@ -100,16 +100,17 @@ class Running:
 
 
 class Commands:
-    """Starts commands in one folder."""
+    """Starts commands in one folder. `shared` is for what several tests read."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, shared: Path) -> None:
+        self.folder, self.shared = folder, shared
         self._started: list[Running] = []
 
     def start(self, argv: Sequence[str | Path], **variables: str) -> Running:
         mark = f"{_MARK}={uuid.uuid4().hex}"
         name, _, value = mark.partition("=")
-        environ = {**os.environ, "PYTHON": sys.executable, "PYTHONPATH": str(self.folder), name: value, **variables}
+        paths = os.pathsep.join(filter(None, (str(self.folder), os.environ.get("PYTHONPATH"))))
+        environ = {**os.environ, "PYTHON": sys.executable, "PYTHONPATH": paths, name: value, **variables}
         running = Running([str(one) for one in argv], self.folder, environ, mark)
         self._started.append(running)
         return running

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,9 +32,18 @@ def measured(request: pytest.FixtureRequest) -> Measured:
     return note
 
 
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder for all processes of this session: each of pytest-xdist has its own base below a common one."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
 @pytest.fixture
-def commands(tmp_path: Path) -> Iterator[Commands]:
+def commands(tmp_path: Path, shared_folder: Path) -> Iterator[Commands]:
     """Runs programs in this test's own folder; none of their processes may outlive them."""
-    runner = Commands(tmp_path)
+    runner = Commands(tmp_path, shared_folder)
     yield runner
     runner.close()

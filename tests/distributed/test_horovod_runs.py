@@ -246,7 +246,8 @@ def test_joined_buckets_and_a_search_for_the_best_way_change_no_result(
 ) -> None:
     """In processes of their own, since Horovod keeps its tuning as long as a process lives."""
     more = [HOROVOD, "comm.bucket_mib=0.001", "train.max_steps=20", "train.check_weights_every_steps=5"]
-    apart = uninterrupted(commands, workers, [*more, "comm.timeline=whole.json"])
+    apart = commands.folder / "whole"
+    commands.succeed(command(apart, workers, *more, "comm.timeline=whole.json"))
     ways = {
         "unjoined": ["comm.fusion_mib=0", "comm.timeline=unjoined.json"],
         # A cycle long enough for all buckets of a step to be ready in the same one.

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
 import json
 import os
+import shutil
 import signal
 from collections.abc import Sequence
 from pathlib import Path
@@ -45,8 +48,12 @@ def metrics(run_dir: Path) -> list[dict[str, Any]]:
 
 
 def uninterrupted(commands: Commands, workers: int, more: Sequence[str]) -> Path:
-    run_dir = commands.folder / "whole"
-    commands.succeed(command(run_dir, workers, *more))
+    """The run directory of an undisturbed training, made once for all tests of a session. Treat as read-only."""
+    run_dir = commands.shared / hashlib.sha256(repr((workers, *more)).encode()).hexdigest()[:16]
+    with open(f"{run_dir}.lock", "w") as lock:  # another process of pytest-xdist may be at it
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (run_dir / "result.json").exists():
+            commands.succeed(command(run_dir, workers, *more))
     return run_dir
 
 
@@ -152,7 +159,7 @@ def test_a_run_goes_on_with_another_number_of_workers_to_the_same_weights(comman
 def test_a_damaged_checkpoint_is_refused_by_name_and_training_goes_on_from_the_one_before(commands: Commands) -> None:
     whole, run_dir = uninterrupted(commands, 2, []), commands.folder / "damaged"
     argv = command(run_dir, 2)
-    commands.succeed(argv)
+    shutil.copytree(whole, run_dir)
     (run_dir / "result.json").unlink()  # as if the run had been killed right after its last checkpoint
     tensors = run_dir / f"checkpoints/step_{STEPS:08d}/tensors_0.safetensors"
     content = bytearray(tensors.read_bytes())
@@ -165,7 +172,8 @@ def test_a_damaged_checkpoint_is_refused_by_name_and_training_goes_on_from_the_o
 
 
 def test_a_finished_run_is_not_trained_again(commands: Commands) -> None:
-    run_dir = uninterrupted(commands, 2, [])
+    run_dir = commands.folder / "finished"
+    shutil.copytree(uninterrupted(commands, 2, []), run_dir)
     before = (run_dir / "result.json").read_text()
     again = commands.succeed(command(run_dir, 2))
     assert "has finished already" in again.stderr
