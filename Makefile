@@ -27,19 +27,23 @@ else
 endif
 
 # Several at a time, since many tests wait; those that share started ranks or a training run one after the other.
-PYTEST := $(BIN)/python -m pytest --dist loadgroup
+PYTEST := $(BIN)/python -m pytest
+# $(1): the tier; $(2): how many at a time; $(3): which. A test that fails beside others is run again alone, and said to be.
+run_tier = DISTTRAIN_TEST_TIER=$(1) $(PYTEST) --dist loadgroup -n $(2) -m $(3) || \
+	{ [ $$? -eq 1 ] && [ -s build/failed_$(1).txt ] && cat build/failed_$(1).txt && \
+	echo "THESE TESTS FAILED BESIDE OTHERS, and run now alone" && \
+	DISTTRAIN_TEST_TIER=$(1)-alone $(PYTEST) @build/failed_$(1).txt; }
 
 # What guards the promises of the README.
 test: check test-setup
-	DISTTRAIN_TEST_TIER=test $(PYTEST) -n 3 -m 'not long'
+	$(call run_tier,test,3,'not long')
 
 # Whole trainings on real data, chaos, Horovod's search. DISTTRAIN_DATA names the folder of the real data.
 test-long: test-setup
-	DISTTRAIN_TEST_TIER=test-long $(PYTEST) -n 2 -m long
+	$(call run_tier,test-long,2,long)
 
-# In this process alone, while one works.
 test-fast: setup
-	DISTTRAIN_TEST_TIER=test-fast $(PYTEST) -n 2 tests/unit
+	DISTTRAIN_TEST_TIER=test-fast $(PYTEST) --dist loadgroup -n 2 tests/unit
 
 test-setup: setup
 	tests/system_packages.sh

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import time
 from collections import defaultdict
@@ -20,6 +21,8 @@ _REPOSITORY = Path(__file__).resolve().parents[1]
 _WHOLE_FILE = ("tests/unit/", "tests/field/")
 _SHARED = {"ranks": "ranks", "planesnet_run": "planesnet", "readme_folder": "readme"}
 """Fixtures that are expensive to make, and the group of tests that shares each."""
+_GROUP = re.compile(r"@[^\[\]]*$")
+"""What pytest-xdist appends to the id of a test with a group."""
 
 
 @pytest.hookimpl(wrapper=True)  # before xdist reads the groups
@@ -44,17 +47,24 @@ def _cpu_time(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 class RunTimes:
-    """Seconds of each test file, as a table at the end and in build/test_times_<tier>.json."""
+    """Seconds of each test file, as a table at the end and in build/test_times_<tier>.json.
+
+    build/failed_<tier>.txt has the ids of the tests that failed, as arguments for pytest.
+    """
 
     def __init__(self, tier: str) -> None:
         self.tier, self.began = tier, time.monotonic()
         self.wall_s: dict[str, float] = defaultdict(float)
         self.cpu_s: dict[str, float] = defaultdict(float)
+        self.failed: list[str] = []
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        self.wall_s[report.nodeid] += report.duration
+        test = _GROUP.sub("", report.nodeid)
+        self.wall_s[test] += report.duration
+        if report.failed and test not in self.failed:
+            self.failed.append(test)
         if report.when == "teardown":
-            self.cpu_s[report.nodeid] += sum(value for name, value in report.user_properties if name == "cpu_s")
+            self.cpu_s[test] += sum(value for name, value in report.user_properties if name == "cpu_s")
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         files: dict[str, list[str]] = defaultdict(list)
@@ -81,6 +91,7 @@ class RunTimes:
             indent=1,
         )
         (folder / f"test_times_{self.tier}.json").write_text(text + "\n", encoding="utf-8")
+        (folder / f"failed_{self.tier}.txt").write_text("".join(f"{test}\n" for test in self.failed), encoding="utf-8")
 
 
 def _cpu_s() -> float:
