@@ -9,7 +9,6 @@ save itself, on the rank where it is longest; what the thread beside it takes fr
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import os
 import shutil
@@ -159,7 +158,7 @@ class Blocks:
         self.state_bytes = 0
         self._group = dist.new_group(backend="gloo")  # DCP's thread talks over one of its own
         self._real_save = hooks.save
-        hooks.save = lambda position: None
+        hooks.save = lambda position, tally: None
 
     def train_until(self, step: int) -> None:
         """Steps of the real loop."""
@@ -171,7 +170,8 @@ class Blocks:
         """One block. `way` begins a save, and returns its stall in seconds and what waits until it is on disk."""
         saves: list[tuple[float, Callable[[], Any]]] = []
 
-        def save(position: Any) -> None:
+        def save(position: Any, tally: Any) -> None:
+            self._tally = tally
             if position.step % INTERVAL == 0:
                 saves.append(way())
 
@@ -200,7 +200,9 @@ class Blocks:
 
     def ours(self) -> tuple[float, Callable[[], Any]]:
         """The run's own hook: its share of the state and the copy; not the comparison of weights before it."""
-        writer, actions = self.hooks._writer, self.hooks._actions
+        import disttrain.training.run
+
+        writer = self.hooks.checkpointing.writer
         stall_s = 0.0
 
         def stalling(work: Callable[..., Any]) -> Callable[..., Any]:
@@ -222,13 +224,12 @@ class Blocks:
             self._copied = sum(tensor.nbytes for tensor in tensors.values())
             self.copy_gb_per_s.append(self._copied / (time.perf_counter() - began) / 1e9)
 
-        timed_actions = dataclasses.replace(actions, shard=stalling(actions.shard))
         with (
-            mock.patch.object(self.hooks, "_actions", timed_actions),
+            mock.patch.object(disttrain.training.run, "shard", stalling(disttrain.training.run.shard)),
             mock.patch.object(writer, "save", stalling(writer.save)),
             mock.patch.object(writer._copy, "take", take),
         ):
-            self._real_save(self.position)
+            self._real_save(self.position, self._tally)
 
         def wait() -> None:
             assert writer.wait(60)

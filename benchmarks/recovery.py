@@ -169,11 +169,8 @@ def run_rank(arguments: argparse.Namespace, scratch: Path) -> None:
 
         def block(which: Any, is_watched: bool) -> float:
             """Milliseconds a step."""
-            every = check_every if is_watched else 0
-            hooks.config = config.model_copy(
-                update={"train": config.train.model_copy(update={"check_weights_every_steps": every})}
-            )
-            hooks.should_stop = (lambda position: hooks._agreement()) if is_watched else (lambda position: False)
+            hooks.weight_check.every_steps = check_every if is_watched else 0
+            hooks.should_stop = (lambda position: hooks.stop()) if is_watched else (lambda position: False)
             parts.comm.barrier()
             seconds = timed(lambda: train(which, position, position.step + arguments.steps, hooks))
             return 1000 * seconds / arguments.steps
@@ -195,9 +192,9 @@ def measure_shares(parts: Any, hooks: Any, check_every: int, step_s: float) -> d
     for _ in range(count):
         phases.enter("forward")
     enter_s = (time.perf_counter() - began) / count
-    agreement = hooks._agreement
-    called_s = timed(lambda: [agreement() for _ in range(2000)]) / 2000
-    check_s = min(timed(hooks._actions.check_weights) for _ in range(50))
+    called_s = timed(lambda: [hooks.stop() for _ in range(2000)]) / 2000
+    hooks.weight_check.every_steps = check_every
+    check_s = min(timed(lambda: hooks.weight_check(0)) for _ in range(50))
     before, began = watching_cpu_s(), time.perf_counter()
     time.sleep(5)
     threads = (watching_cpu_s() - before) / (time.perf_counter() - began)

@@ -40,6 +40,22 @@ def _is_dense(tensor: torch.Tensor) -> bool:
     return tensor.is_contiguous() or (tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last))
 
 
+class WeightCheck:
+    """Compares the weights over all ranks, every so many steps and whenever it is called; with 0 steps never."""
+
+    def __init__(self, model: nn.Module, comm: Comm, every_steps: int) -> None:
+        self.model, self.comm, self.every_steps = model, comm, every_steps
+
+    def is_due(self, step: int) -> bool:
+        """Whether the weights are to be compared after this step, whatever else happens."""
+        return bool(self.every_steps) and step % self.every_steps == 0
+
+    def __call__(self, step: int) -> None:
+        """Raises IntegrityError on every rank where the weights differ."""
+        if self.every_steps:
+            check_weights(self.model, self.comm, step)
+
+
 def check_weights(model: nn.Module, comm: Comm, step: int) -> None:
     """Compare the weights over all ranks. Raises IntegrityError on every rank, naming those that differ."""
     if comm.world_size == 1:

@@ -28,12 +28,16 @@ from disttrain.models.model_dir import save_model_dir, weights_sha256
 from disttrain.optim.loss import build_loss
 from disttrain.run_dir import CHECKPOINTS, LOGS, MODEL, RESULT, claim_run_dir, load_result
 from disttrain.training.assemble import backward_once, build_parts, describe, place_model, total_steps_of
+from disttrain.training.checkpointing import Checkpointing
 from disttrain.training.evaluate import Evaluation, EvaluationInterrupted, evaluate
-from disttrain.training.hooks import Actions, RunHooks
-from disttrain.training.integrity import check_weights
+from disttrain.training.hooks import RunHooks
+from disttrain.training.integrity import WeightCheck
 from disttrain.training.manifest import record_start, was_started_by
 from disttrain.training.preemption import StopAgreement, StopRequest
 from disttrain.training.prepare import Prepared, Request, prepare
+from disttrain.training.run_record import RunRecord
+from disttrain.training.training_log import TrainingLog
+from disttrain.training.validation import Validation
 
 
 def run_training(request: Request, session: RankSession) -> dict[str, Any]:
@@ -100,6 +104,7 @@ class _Run:
         self.model = place_model(self.config, prepared.model, comm)
         self.parts, self.on_nonfinite = build_parts(request, prepared, comm, control_plane.phases, self.model)
         self.on_nonfinite.roll_back = self._roll_back
+        self.weight_check = WeightCheck(self.model, comm, self.config.train.check_weights_every_steps)
         self.writer = CheckpointWriter(
             self.run_dir / CHECKPOINTS,
             control_plane.connect(),
@@ -124,25 +129,13 @@ class _Run:
         starts = (
             record_start(self.run_dir, self.prepared, env, self.comm.device, first_step) if env.is_rank_zero else []
         )
-        val = (lambda: self._evaluate("val")) if len(self.prepared.dataset.splits["val"]) else None
-        hooks = RunHooks(
-            self.config,
-            self.run_dir,
-            position,
-            self.comm,
-            self.parts.schedule,
-            self.total_steps,
-            request.quiet,
-            Actions(val, self._shard, self._check_weights),
-            self.writer,
-            StopAgreement(self.stop_request, self.comm),
-            self.control_plane.phases,
-        )
+        record = RunRecord(self.run_dir, env.rank, first_step, self.total_steps, request.quiet)
+        hooks = self._build_hooks(record, first_step)
         state = "failed"
         try:
             began = time.monotonic()
             if saved is not None:
-                self._check_weights()
+                self.weight_check(position.step)
                 hooks.resume(position, saved)
             train(self.parts, position, self.total_steps, hooks)
             wall_s = time.monotonic() - began
@@ -159,10 +152,23 @@ class _Run:
             self.writer.wait()  # the checkpoint that is on its way is one to go on from
             raise
         finally:
-            hooks.close(state, position)
+            record.close(state, position.step)
             self.writer.close()
         self.comm.barrier()
         return result
+
+    def _build_hooks(self, record: RunRecord, first_step: int) -> RunHooks:
+        config, comm, phases = self.config, self.comm, self.control_plane.phases
+        stop = StopAgreement(self.stop_request, comm)
+        evaluate_val = (lambda: self._evaluate("val")) if len(self.prepared.dataset.splits["val"]) else None
+        training_log = TrainingLog(
+            record, comm, self.parts.schedule, phases, config.train.log_every_steps, first_step, self.total_steps
+        )
+        validation = Validation(evaluate_val, config.train.eval_every_epochs, config.checkpoint.best, stop, record)
+        checkpointing = Checkpointing(
+            self.writer, self._take_shard, training_log, validation, stop, config.checkpoint, self.total_steps
+        )
+        return RunHooks(training_log, validation, checkpointing, stop, self.weight_check, phases)
 
     def _result(self, test: Evaluation | None, wall_s: float, first_step: int, restarts: int) -> dict[str, Any]:
         plan, step = self.prepared.plan, self.position.step
@@ -203,13 +209,10 @@ class _Run:
         with self.control_plane.phases.during("evaluating"), self._final_weights():
             return evaluate(self.model, batches, loss, comm, prepared.dataset.class_names, prepared.symmetries, asked)
 
-    def _shard(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    def _take_shard(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        self.weight_check(self.position.step)
         tensors = shard(self.parts, self.model, self.env.rank, self.env.world_size)
         return tensors, values(self.parts, self.position, {"nonfinite": self.on_nonfinite.used})
-
-    def _check_weights(self) -> None:
-        if self.config.train.check_weights_every_steps:
-            check_weights(self.model, self.comm, self.position.step)
 
     def _roll_back(self) -> int | None:
         self.writer.wait()

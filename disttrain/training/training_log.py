@@ -1,0 +1,92 @@
+"""The lines of `metrics.jsonl` about training, and the table of step times."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from disttrain.comm.base import Comm, gather
+from disttrain.log import log
+from disttrain.loop import Position
+from disttrain.optim.optimizer import Schedule
+from disttrain.telemetry.phases import PhaseTimer
+from disttrain.telemetry.step_time import find_slow_rank, own_seconds, render_step_times
+from disttrain.telemetry.tally import Tally
+from disttrain.training.run_record import RunRecord
+
+
+class TrainingLog:
+    """Sums up over all ranks what the steps since the last line gave. Each method is called on every rank."""
+
+    def __init__(
+        self,
+        record: RunRecord,
+        comm: Comm,
+        schedule: Schedule,
+        phases: PhaseTimer,
+        every_steps: int,
+        first_step: int,
+        total_steps: int,
+    ) -> None:
+        self._record, self._comm, self._schedule, self._phases = record, comm, schedule, phases
+        self._every_steps, self._total_steps = every_steps, total_steps
+        self._line_time = time.monotonic()
+        self._unlogged_before: Sequence[float] = [0.0] * 3
+        """What went into the next line before the checkpoint that the run goes on from: sums over all ranks."""
+        self._table_step = first_step
+
+    def log_step(self, position: Position, tally: Tally) -> None:
+        """A line every so many steps, at the end of an epoch and at the end."""
+        step = position.step
+        due = step % self._every_steps == 0 or position.step_in_epoch == 0 or step == self._total_steps
+        self._record.show(step, position.epoch, self._write_line(position, tally) if due else None)
+
+    def _write_line(self, position: Position, tally: Tally) -> dict[str, Any]:
+        sums = self._comm.all_reduce(tally.pop_sums()).tolist()
+        trained = sums[2]
+        loss_sum, correct, count = (new + before for new, before in zip(sums, self._unlogged_before, strict=True))
+        self._unlogged_before = [0.0] * 3
+        now = time.monotonic()
+        values = {
+            "step": position.step,
+            "epoch": position.epoch,
+            "split": "train",
+            "loss": loss_sum / count if count else None,
+            "accuracy": correct / count if tally.classifies and count else None,
+            "lr": self._schedule(position.step - 1),
+            "grad_norm": None if tally.grad_norm is None else tally.grad_norm.item(),
+            "samples_per_second": trained / (now - self._line_time),
+        }
+        self._line_time = now
+        self._record.write(**values)
+        return values
+
+    def unlogged(self, tally: Tally) -> list[float]:
+        """What the next line will sum up, so far: sums of losses, of correct answers and of samples over all ranks."""
+        sums = self._comm.all_reduce(tally.sums()).tolist()
+        return [new + before for new, before in zip(sums, self._unlogged_before, strict=True)]
+
+    def resume(self, unlogged: Sequence[float]) -> None:
+        """Go on from a checkpoint's `unlogged`."""
+        self._unlogged_before = unlogged
+
+    @contextlib.contextmanager
+    def clock_stopped(self) -> Iterator[None]:
+        """Within it time does not count for `samples_per_second`."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self._line_time += time.monotonic() - began
+
+    def show_step_times(self, position: Position) -> None:
+        """At the end of an epoch: where the time of its steps went on each rank, and which rank is slow."""
+        seconds = own_seconds(self._phases.take_seconds())
+        if self._comm.world_size > 1:
+            table = gather(self._comm, seconds)
+            steps, self._table_step = position.step - self._table_step, position.step
+            level = logging.INFO if find_slow_rank(table) else logging.DEBUG  # the ranks' own files have them all
+            log.log(level, "%s", render_step_times(table, steps, position.epoch - 1))
