@@ -225,7 +225,7 @@ class Blocks:
             self.copy_gb_per_s.append(self._copied / (time.perf_counter() - began) / 1e9)
 
         with (
-            mock.patch.object(disttrain.training.run, "shard", stalling(disttrain.training.run.shard)),
+            mock.patch.object(disttrain.training.run, "rank_shard", stalling(disttrain.training.run.rank_shard)),
             mock.patch.object(writer, "save", stalling(writer.save)),
             mock.patch.object(writer._copy, "take", take),
         ):

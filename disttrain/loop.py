@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from disttrain.comm.base import Comm
+from disttrain.data.batch_plan import BatchPlan
 from disttrain.data.pipeline import GlobalBatch, TrainPipeline
 from disttrain.optim.ema import WeightAverage
 from disttrain.optim.loss import LossSum
@@ -29,10 +30,10 @@ class Position:
     epoch: int = 0
     step_in_epoch: int = 0
 
-    def advance(self, steps_per_epoch: int) -> None:
-        """One step further."""
-        self.step += 1
-        self.epoch, self.step_in_epoch = divmod(self.step, steps_per_epoch)
+    def move_to(self, step: int, plan: BatchPlan) -> None:
+        """Behind so many steps of the run."""
+        self.step = step
+        self.epoch, self.step_in_epoch = plan.locate(step)
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,6 @@ class Hooks(Protocol):
 
 def train(parts: Parts, position: Position, total_steps: int, hooks: Hooks) -> None:
     """Train from `position`, which moves along, until `total_steps` or until a hook says stop."""
-    steps_per_epoch = parts.pipeline.plan.steps_per_epoch
     tally = Tally(parts.comm.device)
     parts.model.train()
     while position.step < total_steps:
@@ -77,7 +77,7 @@ def train(parts: Parts, position: Position, total_steps: int, hooks: Hooks) -> N
         for batch in parts.pipeline.epoch(position.epoch, position.step_in_epoch):
             if not train_step(parts, batch, position.step, tally):
                 parts.on_nonfinite(position)
-            position.advance(steps_per_epoch)
+            position.move_to(position.step + 1, parts.pipeline.plan)
             hooks.log(position, tally)
             if position.step_in_epoch == 0:
                 hooks.evaluate(position)

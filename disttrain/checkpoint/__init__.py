@@ -2,6 +2,16 @@
 
 from disttrain.checkpoint.folder import Snapshot, checkpoint_dir, find_fault, load_checkpoint
 from disttrain.checkpoint.retention import find_checkpoint
+from disttrain.checkpoint.values import CheckpointValues, Score
 from disttrain.checkpoint.writer import CheckpointWriter
 
-__all__ = ["CheckpointWriter", "Snapshot", "checkpoint_dir", "find_checkpoint", "find_fault", "load_checkpoint"]
+__all__ = [
+    "CheckpointValues",
+    "CheckpointWriter",
+    "Score",
+    "Snapshot",
+    "checkpoint_dir",
+    "find_checkpoint",
+    "find_fault",
+    "load_checkpoint",
+]

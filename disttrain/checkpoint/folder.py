@@ -22,6 +22,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from disttrain.checkpoint.values import CheckpointValues
 from disttrain.errors import ConfigError, IntegrityError
 from disttrain.files import file_sha256
 
@@ -38,7 +39,7 @@ class Snapshot:
 
     tensors: dict[str, torch.Tensor]
     """Those of a checkpoint are read from the disk when they are used."""
-    values: dict[str, Any]
+    values: CheckpointValues
 
 
 @dataclass(frozen=True)
@@ -189,7 +190,6 @@ def load_checkpoint(path: Path, verified: bool = False) -> Snapshot:
         raise IntegrityError(f"checkpoint {path} cannot be read: {error}. Use an earlier one.") from None
 
 
-def read_values(path: Path) -> dict[str, Any]:
+def read_values(path: Path) -> CheckpointValues:
     """The plain values of a checkpoint. Raises OSError or ValueError."""
-    values: dict[str, Any] = json.loads((path / VALUES).read_text(encoding="utf-8"))
-    return values
+    return CheckpointValues.from_json((path / VALUES).read_text(encoding="utf-8"))

@@ -65,9 +65,10 @@ def _best(checkpoints: list[Path], config: CheckpointConfig) -> Path | None:
     figures: dict[Path, float] = {}
     for path in reversed(checkpoints):
         try:
-            figure = (read_values(path).get("validation") or {}).get(config.best)
+            score = read_values(path).validation
         except (OSError, ValueError):
             continue
+        figure = None if score is None else score.figure(config.best)
         if figure is not None and math.isfinite(figure):
             figures[path] = figure if config.best == "loss" else -figure
     return min(figures, key=figures.__getitem__) if figures else None

@@ -12,6 +12,7 @@ from torch import nn
 
 from disttrain.checkpoint import Snapshot
 from disttrain.checkpoint.sharding import assign_shards
+from disttrain.checkpoint.values import CheckpointValues
 from disttrain.comm.base import Comm
 from disttrain.errors import ConfigError
 from disttrain.log import log
@@ -22,8 +23,8 @@ Tensors = dict[str, torch.Tensor]
 _MODEL, _OPTIMIZER, _AVERAGE, _RANK = "model/", "optimizer/", "average/", "rank_"
 
 
-def shard(parts: Parts, model: nn.Module, rank: int, world_size: int) -> Tensors:
-    """What this rank writes of the state, not copied: all ranks' shares together are the whole.
+def rank_shard(parts: Parts, model: nn.Module, rank: int, world_size: int) -> Tensors:
+    """What this rank writes of the state, not copied: all ranks' shards together are the whole.
 
     What all ranks have alike is spread over them. Buffers are rank zero's: those of the others are never used.
     Raises ConfigError where the network has state that is no tensor.
@@ -41,10 +42,10 @@ def shard(parts: Parts, model: nn.Module, rank: int, world_size: int) -> Tensors
     return {name: alike[name] for name, to in assignment.items() if to == rank} | (buffers if rank == 0 else {}) | own
 
 
-def values(parts: Parts, position: Position, extra: dict[str, Any]) -> dict[str, Any]:
-    """The plain values of a checkpoint, with those that the caller adds."""
+def plain_values(parts: Parts, position: Position) -> CheckpointValues:
+    """The plain values of the parts; the caller adds its own."""
     scaler = parts.precision.scaler
-    return {"step": position.step, "scaler": scaler.state_dict() if scaler else None, **extra}
+    return CheckpointValues(position.step, scaler.state_dict() if scaler else None)
 
 
 def restore(parts: Parts, model: nn.Module, position: Position, snapshot: Snapshot) -> None:
@@ -57,12 +58,11 @@ def restore(parts: Parts, model: nn.Module, position: Position, snapshot: Snapsh
             for index, ema in enumerate(parts.ema.averages):
                 ema.copy_(tensors[f"{_AVERAGE}{index}"])
         if parts.precision.scaler:
-            parts.precision.scaler.load_state_dict(snapshot.values["scaler"])
+            parts.precision.scaler.load_state_dict(snapshot.values.scaler or {})
         _restore_rank_state(parts.comm, tensors)
     except (RuntimeError, KeyError, ValueError, IndexError) as error:
         raise ConfigError(f"the checkpoint does not fit this network and optimizer: {error}.") from None
-    position.step = snapshot.values["step"]
-    position.epoch, position.step_in_epoch = divmod(position.step, parts.pipeline.plan.steps_per_epoch)
+    position.move_to(snapshot.values.step, parts.pipeline.plan)
 
 
 def _model_state(model: nn.Module) -> tuple[Tensors, Tensors]:

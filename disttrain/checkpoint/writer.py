@@ -6,7 +6,6 @@ bring the shards together, and where it does not, the log says so.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import socket
@@ -14,7 +13,6 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch.distributed import DistError, Store
@@ -33,6 +31,7 @@ from disttrain.checkpoint.folder import (
 from disttrain.checkpoint.host_buffer import HostBuffer
 from disttrain.checkpoint.retention import prune
 from disttrain.checkpoint.save_agreement import SaveAgreement, SaveTimeout, Shard
+from disttrain.checkpoint.values import CheckpointValues
 from disttrain.config.sections import CheckpointConfig
 from disttrain.log import log
 
@@ -77,18 +76,17 @@ class CheckpointWriter:
             remove_unfinished(folder)
         self._agreement = SaveAgreement(store, rank, world_size)
 
-    def save(self, step: int, tensors: dict[str, torch.Tensor], values: dict[str, Any]) -> None:
+    def save(self, tensors: dict[str, torch.Tensor], values: CheckpointValues) -> None:
         """Wait for the save before, copy this rank's tensors, and leave the rest to a thread.
 
-        `values` must fit into JSON; those of rank zero are written. Raises ConfigError for a tensor of a type that no
-        file can hold.
+        Of `values` those of rank zero are written. Raises ConfigError for a tensor of a type that no file can hold.
         """
         self.wait()
         began = time.monotonic()
-        text = json.dumps(values)
+        text = values.to_json()
         self._copy.take(tensors)
         self._count += 1
-        save = _Save(step, self._count, text, began)
+        save = _Save(values.step, self._count, text, began)
         self._thread = threading.Thread(target=self._finish, args=(save,), name="checkpoint writer", daemon=True)
         self._thread.start()
 

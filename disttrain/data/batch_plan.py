@@ -55,10 +55,14 @@ class BatchPlan:
         start = step_in_epoch * self.global_batch_size
         return range(start, min(start + self.global_batch_size, self.sample_count))
 
+    def locate(self, step: int) -> tuple[int, int]:
+        """Where a run stands after `step` steps: its epoch, and the steps done in that."""
+        return divmod(step, self.steps_per_epoch)
+
     def samples_before(self, step: int) -> int:
         """Samples used in the first `step` steps of a run."""
-        epochs, rest = divmod(step, self.steps_per_epoch)
-        return epochs * self.sample_count + rest * self.global_batch_size
+        epoch, step_in_epoch = self.locate(step)
+        return epoch * self.sample_count + step_in_epoch * self.global_batch_size
 
     def micro_ranges(self, step_in_epoch: int, rank: int) -> list[range]:
         """The positions of a step that `rank` takes, cut into micro-batches of near-equal size.

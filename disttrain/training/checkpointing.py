@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 import torch
 
-from disttrain.checkpoint import CheckpointWriter
+from disttrain.checkpoint import CheckpointValues, CheckpointWriter
 from disttrain.config.sections import CheckpointConfig
 from disttrain.log import log
 from disttrain.loop import Position
@@ -23,7 +23,7 @@ class Checkpointing:
     def __init__(
         self,
         writer: CheckpointWriter,
-        take_shard: Callable[[], tuple[dict[str, torch.Tensor], dict[str, Any]]],
+        take_shard: Callable[[], tuple[dict[str, torch.Tensor], CheckpointValues]],
         training_log: TrainingLog,
         validation: Validation,
         stop: StopAgreement,
@@ -49,9 +49,14 @@ class Checkpointing:
         """Save, unless a job that is asked to stop has no time for it. Waits for the disk at the end of a job only."""
         if position.step == self._total_steps or not self._stop.is_agreed or self._has_time(position.step):
             tensors, values = self.take_shard()
-            unlogged = self._training_log.unlogged(tally)
-            values |= {"unlogged": unlogged, **self._validation.state_at(position.step)}
-            self.writer.save(position.step, tensors, values)
+            values = dataclasses.replace(
+                values,
+                unlogged=self._training_log.unlogged(tally),
+                validation=self._validation.score_at(position.step),
+                best=self._validation.best,
+                evaluation_due=self._validation.is_due,
+            )
+            self.writer.save(tensors, values)
         if self._is_last(position):
             self.writer.wait()  # no rank leaves, and takes the job with it, before the checkpoint is on disk
 

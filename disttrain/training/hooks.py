@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from disttrain.checkpoint import CheckpointValues
 from disttrain.loop import Position
 from disttrain.telemetry.phases import SAVING, PhaseTimer
 from disttrain.telemetry.tally import Tally
@@ -53,10 +52,9 @@ class RunHooks:
             with self.training_log.clock_stopped(), self.phases.during(SAVING):
                 self.checkpointing.save(position, tally)
 
-    def resume(self, position: Position, values: dict[str, Any]) -> None:
+    def resume(self, position: Position, values: CheckpointValues) -> None:
         """Go on from the values of a checkpoint, with the evaluation that a request to stop has cut short."""
-        self.validation.best = values.get("best")
-        if "unlogged" in values:
-            self.training_log.resume(values["unlogged"])
-        if values.get("evaluation_due"):
+        self.validation.best = values.best
+        self.training_log.resume(values.unlogged)
+        if values.evaluation_due:
             self.evaluate(position)

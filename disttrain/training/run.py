@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from disttrain.checkpoint import CheckpointWriter, Snapshot, find_checkpoint, load_checkpoint
-from disttrain.checkpoint.state import restore, shard, values
+from disttrain.checkpoint import CheckpointValues, CheckpointWriter, Snapshot, find_checkpoint, load_checkpoint
+from disttrain.checkpoint.state import plain_values, rank_shard, restore
 from disttrain.comm.base import Comm
 from disttrain.comm.build import build_comm
 from disttrain.comm.control_plane import ControlPlane
@@ -115,14 +115,14 @@ class _Run:
         log.info("%s", describe(self.config, prepared, env, self.model, comm.device))
         comm.fix_reduction_order(self.parts.model, lambda: backward_once(self.parts))
 
-    def restore(self, snapshot: Snapshot) -> dict[str, Any]:
+    def restore(self, snapshot: Snapshot) -> CheckpointValues:
         """Go on from a checkpoint; returns its plain values."""
         restore(self.parts, self.model, self.position, snapshot)
-        self.on_nonfinite.used = snapshot.values.get("nonfinite", 0)
+        self.on_nonfinite.used = snapshot.values.nonfinite
         log.info("goes on from step %d of %d", self.position.step, self.total_steps)
         return snapshot.values
 
-    def train(self, saved: dict[str, Any] | None) -> dict[str, Any]:
+    def train(self, saved: CheckpointValues | None) -> dict[str, Any]:
         """From the values of a checkpoint, or the beginning, to the content of `result.json`. Raises DisttrainError."""
         request, env, position = self.request, self.env, self.position
         first_step = position.step
@@ -209,10 +209,11 @@ class _Run:
         with self.control_plane.phases.during("evaluating"), self._final_weights():
             return evaluate(self.model, batches, loss, comm, prepared.dataset.class_names, prepared.symmetries, asked)
 
-    def _take_shard(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    def _take_shard(self) -> tuple[dict[str, torch.Tensor], CheckpointValues]:
         self.weight_check(self.position.step)
-        tensors = shard(self.parts, self.model, self.env.rank, self.env.world_size)
-        return tensors, values(self.parts, self.position, {"nonfinite": self.on_nonfinite.used})
+        tensors = rank_shard(self.parts, self.model, self.env.rank, self.env.world_size)
+        values = plain_values(self.parts, self.position)
+        return tensors, dataclasses.replace(values, nonfinite=self.on_nonfinite.used)
 
     def _roll_back(self) -> int | None:
         self.writer.wait()
@@ -220,7 +221,7 @@ class _Run:
         if last is None:
             return None
         restore(self.parts, self.model, Position(), last)
-        return int(last.values["step"])
+        return last.values.step
 
     def _stopped(self) -> str:
         step, total = self.position.step, self.total_steps

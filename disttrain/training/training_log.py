@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 from disttrain.comm.base import Comm, gather
@@ -34,7 +34,7 @@ class TrainingLog:
         self._record, self._comm, self._schedule, self._phases = record, comm, schedule, phases
         self._every_steps, self._total_steps = every_steps, total_steps
         self._line_time = time.monotonic()
-        self._unlogged_before: Sequence[float] = [0.0] * 3
+        self._unlogged_before = (0.0, 0.0, 0.0)
         """What went into the next line before the checkpoint that the run goes on from: sums over all ranks."""
         self._table_step = first_step
 
@@ -48,7 +48,7 @@ class TrainingLog:
         sums = self._comm.all_reduce(tally.pop_sums()).tolist()
         trained = sums[2]
         loss_sum, correct, count = (new + before for new, before in zip(sums, self._unlogged_before, strict=True))
-        self._unlogged_before = [0.0] * 3
+        self._unlogged_before = (0.0, 0.0, 0.0)
         now = time.monotonic()
         values = {
             "step": position.step,
@@ -64,12 +64,13 @@ class TrainingLog:
         self._record.write(**values)
         return values
 
-    def unlogged(self, tally: Tally) -> list[float]:
-        """What the next line will sum up, so far: sums of losses, of correct answers and of samples over all ranks."""
+    def unlogged(self, tally: Tally) -> tuple[float, float, float]:
+        """What the next line will sum up, so far: see `CheckpointValues.unlogged`."""
         sums = self._comm.all_reduce(tally.sums()).tolist()
-        return [new + before for new, before in zip(sums, self._unlogged_before, strict=True)]
+        loss_sum, correct, count = (new + before for new, before in zip(sums, self._unlogged_before, strict=True))
+        return loss_sum, correct, count
 
-    def resume(self, unlogged: Sequence[float]) -> None:
+    def resume(self, unlogged: tuple[float, float, float]) -> None:
         """Go on from a checkpoint's `unlogged`."""
         self._unlogged_before = unlogged
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
+from disttrain.checkpoint import Score
 from disttrain.log import log
 from disttrain.loop import Position
 from disttrain.training.evaluate import Evaluation, EvaluationInterrupted
 from disttrain.training.preemption import StopAgreement
 from disttrain.training.run_record import RunRecord
-
-Score = dict[str, float | None]
 
 
 class Validation:
@@ -51,8 +49,10 @@ class Validation:
             self._stop.is_agreed = True  # the ranks have agreed there; not to be asked again after some steps
             return
         self.is_due = False
-        score: Score = {"loss": result.loss, "accuracy": result.accuracy}
-        self._record.write(step=position.step, epoch=position.epoch, split="val", **score)
+        score = Score(result.loss, result.accuracy)
+        self._record.write(
+            step=position.step, epoch=position.epoch, split="val", loss=score.loss, accuracy=score.accuracy
+        )
         accuracy = "" if result.accuracy is None else f", accuracy {result.accuracy:.2%}"
         log.info("epoch %d: validation loss %.4f%s", position.epoch, result.loss, accuracy)
         self._last = position.step, score
@@ -61,7 +61,7 @@ class Validation:
             self.best = score
 
     def _is_better(self, score: Score) -> bool:
-        new, old = score[self._best_by], (self.best or {}).get(self._best_by)
+        new, old = score.figure(self._best_by), None if self.best is None else self.best.figure(self._best_by)
         if new is None or old is None:
             return new is not None
         return new < old if self._best_by == "loss" else new > old
@@ -75,7 +75,3 @@ class Validation:
         """Whether the last evaluation was the best so far; True once for each."""
         improved, self._improved = self._improved, False
         return improved
-
-    def state_at(self, step: int) -> dict[str, Any]:
-        """What a checkpoint of `step` says about validation."""
-        return {"validation": self.score_at(step), "best": self.best, "evaluation_due": self.is_due}

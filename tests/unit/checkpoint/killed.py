@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch.distributed import HashStore
 
-from disttrain.checkpoint import CheckpointWriter, find_checkpoint, load_checkpoint
+from disttrain.checkpoint import CheckpointValues, CheckpointWriter, Score, find_checkpoint, load_checkpoint
 from disttrain.config.sections import CheckpointConfig
 
 WORLD_SIZE = 2
@@ -22,16 +22,15 @@ WORLD_SIZE = 2
 def save_forever(folder: Path) -> None:
     """Two ranks that go on from the newest checkpoint."""
     found = find_checkpoint(folder)
-    step = load_checkpoint(found).values["step"] if found else 0
+    step = load_checkpoint(found).values.step if found else 0
     store, config = HashStore(), CheckpointConfig(keep=2)
     ranks = [CheckpointWriter(folder, store, rank, WORLD_SIZE, config) for rank in range(WORLD_SIZE)]
     while True:
         step += 1
         loss = 1 + step % 7  # the best one changes now and then
         for rank, writer in enumerate(ranks):
-            writer.save(
-                step, {f"w{rank}": torch.full((40_000,), float(step))}, {"step": step, "validation": {"loss": loss}}
-            )
+            shard = {f"w{rank}": torch.full((40_000,), float(step))}
+            writer.save(shard, CheckpointValues(step, validation=Score(loss)))
 
 
 def kill_one(folder: Path, after_s: float) -> dict[str, object]:
@@ -54,7 +53,7 @@ def kill_one(folder: Path, after_s: float) -> dict[str, object]:
         "latest": latest,
         "found": found.name if found else None,
         "half_written": len(left),
-        "step": content.values["step"] if content else None,
+        "step": content.values.step if content else None,
         "values": sorted({float(one) for tensor in content.tensors.values() for one in tensor.unique()})
         if content
         else [],

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch.distributed import HashStore, Store
 
-from disttrain.checkpoint import CheckpointWriter
+from disttrain.checkpoint import CheckpointValues, CheckpointWriter
 from disttrain.config.sections import CheckpointConfig
 
 Tensors = dict[str, torch.Tensor]
@@ -33,7 +33,7 @@ def save(ranks: list[CheckpointWriter], *steps: int, **values: Any) -> None:
     """Save on all ranks, one step after the other, and wait."""
     for step in steps:
         for rank, writer in enumerate(ranks):
-            writer.save(step, tensors(step, rank), {"step": step, **values})
+            writer.save(tensors(step, rank), CheckpointValues(step, **values))
         for writer in ranks:
             assert writer.wait(timeout_s=30)
 

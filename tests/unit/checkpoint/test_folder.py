@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from disttrain.checkpoint import checkpoint_dir, find_checkpoint, find_fault, load_checkpoint
+from disttrain.checkpoint import CheckpointValues, checkpoint_dir, find_checkpoint, find_fault, load_checkpoint
 from disttrain.errors import ConfigError, IntegrityError
 from disttrain.files import file_sha256
 
@@ -27,7 +27,7 @@ def test_what_was_saved_is_what_is_loaded(two: tuple[Path, Path]) -> None:
     loaded = load_checkpoint(two[1])
     assert two[1].name == "step_00000020"
     assert names(two[1]) == sorted(FILES)
-    assert loaded.values == {"step": 20}
+    assert loaded.values == CheckpointValues(20)
     expected = tensors(20, 0) | tensors(20, 1)
     assert loaded.tensors.keys() == expected.keys()
     assert all(torch.equal(loaded.tensors[name], expected[name]) for name in expected)
@@ -108,7 +108,7 @@ def test_what_another_rank_has_verified_is_loaded_unverified_but_never_from_a_fi
     two: tuple[Path, Path],
 ) -> None:
     flip_bit(two[1] / "tensors_0.safetensors", -1)
-    assert load_checkpoint(two[1], verified=True).values == {"step": 20}
+    assert load_checkpoint(two[1], verified=True).values == CheckpointValues(20)
     (two[1] / "tensors_0.safetensors").write_bytes(b"no tensors")
     with pytest.raises(IntegrityError, match="cannot be read"):
         load_checkpoint(two[1], verified=True)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from disttrain.checkpoint import checkpoint_dir, find_checkpoint
+from disttrain.checkpoint import Score, checkpoint_dir, find_checkpoint
 
 from .saving import flip_bit, logged, names, save, writers
 
@@ -29,7 +29,7 @@ def test_the_best_one_stays_beside_the_newest_and_best_names_it(tmp_path: Path, 
     ranks = writers(tmp_path, keep=2, best=by)
     figures = {10: (0.9, 0.5), 20: (0.5, 0.8), 30: (0.4, 0.7), 40: (0.4, 0.8), 50: None, 60: (0.6, None)}
     for step, pair in figures.items():
-        save(ranks, step, validation=pair and dict(zip(("loss", "accuracy"), pair, strict=True)))
+        save(ranks, step, validation=pair and Score(*pair))
     assert steps(tmp_path) == [best, 50, 60]
     assert read(tmp_path / "best") == f"step_{best:08d}\n"
 
@@ -37,13 +37,13 @@ def test_the_best_one_stays_beside_the_newest_and_best_names_it(tmp_path: Path, 
 def test_a_figure_that_is_no_number_is_never_the_best(tmp_path: Path) -> None:
     ranks = writers(tmp_path, keep=1)
     for step, loss in ((10, float("nan")), (20, 2.0), (30, float("-inf"))):
-        save(ranks, step, validation={"loss": loss})
+        save(ranks, step, validation=Score(loss))
     assert steps(tmp_path) == [20, 30]
 
 
 def test_best_is_found_again_where_a_kill_has_kept_it_from_being_named(tmp_path: Path) -> None:
     ranks = writers(tmp_path, keep=1)
-    save(ranks, 10, validation={"loss": 0.1})
+    save(ranks, 10, validation=Score(0.1))
     (tmp_path / "best").unlink()
     save(ranks, 20, 30)
     assert steps(tmp_path) == [10, 30]
@@ -70,7 +70,7 @@ def test_saving_after_going_back_removes_the_course_that_was_left(
 
 def test_saving_the_same_step_again_replaces_it(tmp_path: Path) -> None:
     save(writers(tmp_path, 2), 10)
-    save(writers(tmp_path, 1), 10, again=True)
+    save(writers(tmp_path, 1), 10, evaluation_due=True)
     assert names(tmp_path) == ["latest", "step_00000010"]
     assert "tensors_1.safetensors" not in names(checkpoint_dir(tmp_path, 10))
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch.distributed import HashStore, TCPStore
 
-from disttrain.checkpoint import CheckpointWriter, checkpoint_dir, find_checkpoint, load_checkpoint
+from disttrain.checkpoint import CheckpointValues, CheckpointWriter, checkpoint_dir, find_checkpoint, load_checkpoint
 from disttrain.checkpoint import writer as writer_module
 from disttrain.config.sections import CheckpointConfig
 
@@ -36,13 +36,13 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_save_is_there_once_every_rank_has_written_its_share(tmp_path: Path) -> None:
     first, second = writers(tmp_path, 2)
     began = time.monotonic()
-    first.save(10, tensors(10, 0), {"step": 10})
+    first.save(tensors(10, 0), CheckpointValues(10))
     poll(lambda: any(tmp_path.glob(".step_*/tensors_0.safetensors")))
     assert not first.wait(timeout_s=0.1)
     assert first.saved_step is None
     assert first.last_save_s is None
     assert find_checkpoint(tmp_path) is None
-    second.save(10, tensors(10, 1), {"step": 10})
+    second.save(tensors(10, 1), CheckpointValues(10))
     assert first.wait(10)
     assert second.wait(10)
     assert first.saved_step == second.saved_step == 10
@@ -52,17 +52,17 @@ def test_a_save_is_there_once_every_rank_has_written_its_share(tmp_path: Path) -
 
 def test_a_second_save_waits_for_the_first(tmp_path: Path) -> None:
     first, second = writers(tmp_path, 2)
-    first.save(10, tensors(10, 0), {"step": 10})
-    again = threading.Thread(target=first.save, args=(20, tensors(20, 0), {"step": 20}))
+    first.save(tensors(10, 0), CheckpointValues(10))
+    again = threading.Thread(target=first.save, args=(tensors(20, 0), CheckpointValues(20)))
     again.start()
     again.join(0.2)
     assert again.is_alive()
     assert unfinished(tmp_path) == [name for name in names(tmp_path) if "00000010" in name] != []
-    second.save(10, tensors(10, 1), {"step": 10})
+    second.save(tensors(10, 1), CheckpointValues(10))
     again.join(10)
     assert not again.is_alive()
     assert checkpoint_dir(tmp_path, 10).is_dir()
-    second.save(20, tensors(20, 1), {"step": 20})
+    second.save(tensors(20, 1), CheckpointValues(20))
     assert first.wait(10)
     assert second.wait(10)
     assert load_checkpoint(checkpoint_dir(tmp_path, 20)).tensors.keys() == (tensors(20, 0) | tensors(20, 1)).keys()
@@ -72,7 +72,7 @@ def test_training_may_change_the_tensors_as_soon_as_save_returns(tmp_path: Path)
     (writer,) = writers(tmp_path)
     state = {"model/w": torch.ones(500_000)}
     for step in (10, 20):
-        writer.save(step, state, {"step": step})
+        writer.save(state, CheckpointValues(step))
         state["model/w"].add_(1)
     assert writer.wait(10)
     for step, value in ((10, 1.0), (20, 2.0)):
@@ -89,8 +89,8 @@ def test_saves_use_the_same_memory(tmp_path: Path) -> None:
 
 def test_a_rank_with_nothing_to_write_writes_no_file(tmp_path: Path) -> None:
     first, second = writers(tmp_path, 2)
-    first.save(10, tensors(10), {"step": 10})
-    second.save(10, {}, {"step": 10})
+    first.save(tensors(10), CheckpointValues(10))
+    second.save({}, CheckpointValues(10))
     assert first.wait(10)
     assert second.wait(10)
     assert names(checkpoint_dir(tmp_path, 10)) == ["manifest.json", "tensors_0.safetensors", "values.json"]
@@ -106,7 +106,7 @@ def test_what_an_earlier_start_has_left_is_removed(tmp_path: Path) -> None:
 
 def test_a_rank_of_an_earlier_start_cannot_mix_in(tmp_path: Path) -> None:
     earlier, later = writers(tmp_path, 2), writers(tmp_path, 2)
-    earlier[1].save(10, {"model/w1": torch.zeros(1)}, {"step": 10})
+    earlier[1].save({"model/w1": torch.zeros(1)}, CheckpointValues(10))
     save(later, 10)
     assert load_checkpoint(checkpoint_dir(tmp_path, 10)).tensors["model/w1"].shape == (50, 3)
     earlier[0].close(0)
@@ -127,10 +127,10 @@ def test_a_folder_that_vanishes_during_a_save_costs_that_save(tmp_path: Path, ca
     folder = tmp_path / "checkpoints"
     first, second = writers(folder, 2)
     with logged(caplog):
-        first.save(10, tensors(10, 0), {"step": 10})
+        first.save(tensors(10, 0), CheckpointValues(10))
         poll(lambda: any(folder.glob(".step_*/tensors_0*")))  # it may be open still: either way the save is lost
         shutil.rmtree(folder)
-        second.save(10, tensors(10, 1), {"step": 10})
+        second.save(tensors(10, 1), CheckpointValues(10))
         assert first.wait(20)
         assert second.wait(20)
     assert caplog.text.count("the checkpoint of step 10 was not written: ") == 1
@@ -145,7 +145,7 @@ def test_a_rank_that_never_comes_is_named_and_nothing_hangs(tmp_path: Path, capl
     save(ranks, 10)
     with logged(caplog):
         for rank in (0, 2):
-            ranks[rank].save(20, tensors(20, rank), {"step": 20})
+            ranks[rank].save(tensors(20, rank), CheckpointValues(20))
         assert ranks[0].wait(20)
         assert ranks[2].wait(20)
     assert "the checkpoint of step 20 was not written: ranks 1,3 wrote nothing within " in caplog.text
@@ -171,9 +171,9 @@ def test_close_does_not_wait_for_ranks_that_do_not_come(tmp_path: Path, caplog: 
     ranks = writers(tmp_path, 2)
     with logged(caplog):
         for rank in range(2):
-            ranks[rank].save(10, tensors(10, rank), {"step": 10})
+            ranks[rank].save(tensors(10, rank), CheckpointValues(10))
         assert all(one.wait(10) for one in ranks)
-        ranks[0].save(20, tensors(20, 0), {"step": 20})
+        ranks[0].save(tensors(20, 0), CheckpointValues(20))
         ranks[0].close(timeout_s=0.1)
         assert ranks[0].wait(10)
     assert "step 20 was not written: rank 1 wrote nothing" in caplog.text
@@ -186,7 +186,7 @@ def test_a_store_that_has_gone_costs_a_warning_of_each_rank(tmp_path: Path, capl
     server.set("checkpoints/start", "1234")
     writer = CheckpointWriter(tmp_path, client, 1, 2, CheckpointConfig())
     with logged(caplog):
-        writer.save(10, tensors(10, 1), {"step": 10})
+        writer.save(tensors(10, 1), CheckpointValues(10))
         poll(lambda: any(tmp_path.glob(".step_*/tensors_1.safetensors")))
         del server
         assert writer.wait(20)
@@ -198,7 +198,7 @@ def test_a_store_that_has_gone_costs_a_warning_of_each_rank(tmp_path: Path, capl
 def test_values_that_are_no_json_are_refused_at_once(tmp_path: Path) -> None:
     (writer,) = writers(tmp_path)
     with pytest.raises(TypeError):
-        writer.save(10, tensors(10), {"step": torch.ones(1)})
+        writer.save(tensors(10), CheckpointValues(10, scaler={"scale": torch.ones(1)}))
 
 
 @pytest.fixture
@@ -219,7 +219,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 def fill(ranks: list[CheckpointWriter], step: int, mib: int) -> None:
     for rank, writer in enumerate(ranks):
-        writer.save(step, {f"model/w{rank}": torch.ones(mib * MIB // 4)}, {"step": step})
+        writer.save({f"model/w{rank}": torch.ones(mib * MIB // 4)}, CheckpointValues(step))
     for writer in ranks:
         assert writer.wait(20)
 
