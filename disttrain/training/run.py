@@ -45,9 +45,9 @@ def run_training(request: Request, session: RankSession) -> dict[str, Any]:
     config, run_dir = request.config, request.run_dir
     env, control_plane = session.env, session.control_plane
     # Ranks that their agent starts again go on with what they have begun, also where it was asked to begin anew.
-    again = bool(control_plane.broadcast("again", "yes" if was_started_by(run_dir, env.job_id) else None))
-    named = Path(request.resume) if request.resume not in ("auto", "never") else None
-    if again:
+    is_restart = bool(control_plane.broadcast("again", "yes" if was_started_by(run_dir, env.job_id) else None))
+    given_checkpoint = Path(request.resume) if request.resume not in ("auto", "never") else None
+    if is_restart:
         request = dataclasses.replace(request, resume="auto")
     device = control_plane.run_on_all("device", lambda: pick_device(config.train.device, env))
     prepared = control_plane.run_on_all("prepare", lambda: prepare(request, env, device), first=env.local_rank == 0)
@@ -56,8 +56,9 @@ def run_training(request: Request, session: RankSession) -> dict[str, Any]:
         log.info("%s has finished already; --resume never trains it anew.", run_dir)
         return finished
     snapshot = _newest_snapshot(run_dir, env, control_plane) if request.resume == "auto" else None
-    if snapshot is None and named is not None:
-        snapshot = control_plane.run_on_all("load", lambda: load_checkpoint(named))
+    if snapshot is None and given_checkpoint is not None:
+        is_verified = not env.is_rank_zero  # rank zero does so for all
+        snapshot = control_plane.run_on_all("load", lambda: load_checkpoint(given_checkpoint, is_verified))
     control_plane.run_on_all(
         "claim", lambda: claim_run_dir(run_dir, config, request.resume) if env.is_rank_zero else None
     )
@@ -72,11 +73,12 @@ def run_training(request: Request, session: RankSession) -> dict[str, Any]:
 
 
 def _newest_snapshot(run_dir: Path, env: RankEnv, control_plane: ControlPlane, stage: str = "start") -> Snapshot | None:
-    """Rank zero looks for the newest whole checkpoint, and all take the same."""
+    """Rank zero verifies checkpoints until it has found the newest whole one, and all load that."""
     folder = run_dir / CHECKPOINTS
     found = control_plane.run_on_all(f"{stage}/find", lambda: find_checkpoint(folder) if env.is_rank_zero else None)
     name = control_plane.broadcast(f"{stage}/checkpoint", str(found) if found else None)
-    return control_plane.run_on_all(f"{stage}/load", lambda: load_checkpoint(Path(name)) if name else None)
+    load = (lambda: load_checkpoint(Path(name), verified=True)) if name else (lambda: None)
+    return control_plane.run_on_all(f"{stage}/load", load)
 
 
 class _Run:
@@ -204,10 +206,11 @@ class _Run:
             env.world_size,
         )
         loss = build_loss(user_loss=self.request.loss)
-        asked = StopAgreement(self.stop_request, comm)
+        should_stop = StopAgreement(self.stop_request, comm)
         comm.broadcast_buffers(self.model)
         with self.control_plane.phases.during("evaluating"), self._final_weights():
-            return evaluate(self.model, batches, loss, comm, prepared.dataset.class_names, prepared.symmetries, asked)
+            class_names, symmetries = prepared.dataset.class_names, prepared.symmetries
+            return evaluate(self.model, batches, loss, comm, class_names, symmetries, should_stop)
 
     def _take_shard(self) -> tuple[dict[str, torch.Tensor], CheckpointValues]:
         self.weight_check(self.position.step)
