@@ -1,10 +1,12 @@
-"""Files that are replaced whole, and their digests."""
+"""Files and folders that are replaced whole, and the digests of files."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import json
+import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,29 +14,78 @@ from typing import Any, TextIO
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[TextIO]:
+def replacing(path: Path, durable: bool = False) -> Iterator[TextIO]:
     """A file to write that takes the place of `path` once it is complete: a reader sees the old text or the new, never
-    a part, and after an exception the old one is still there. Raises OSError."""
-    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    a part, and after an exception the old one is still there. With `durable` it is on the disk by then, so that this
+    holds for a crash of the machine too. Raises OSError."""
+    beside = _name_beside(path)
     try:
         with beside.open("w", encoding="utf-8", newline="") as file:
             yield file
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         beside.replace(path)
+        if durable:
+            flush_folder(path.parent)
     except OSError as error:  # what a full disk refuses to write comes without a name
         raise OSError(error.errno, error.strerror, str(path)) from None
     finally:
         beside.unlink(missing_ok=True)
 
 
-def write_atomically(path: Path, text: str) -> None:
+def write_atomically(path: Path, text: str, durable: bool = False) -> None:
     """Replace a file by a whole new one with this text."""
-    with replacing(path) as file:
+    with replacing(path, durable) as file:
         file.write(text)
 
 
 def write_json(path: Path, value: Any) -> None:
     """`write_atomically`, as JSON for people too."""
     write_atomically(path, json.dumps(value, indent=1) + "\n")
+
+
+@contextlib.contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """A folder to fill that takes the place of `path` once it is complete. Raises OSError."""
+    beside = _name_beside(path)
+    beside.mkdir(parents=True)
+    try:
+        yield beside
+        replace_folder(beside, path)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def replace_folder(beside: Path, path: Path, durable: bool = False) -> None:
+    """Give a folder that is whole the name `path`, in place of an older one. Raises OSError."""
+    if durable:
+        flush_folder(beside)
+    if path.exists():
+        remove_folder(path)
+    beside.rename(path)
+    if durable:
+        flush_folder(path.parent)
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder so that it is there whole or not at all. Raises OSError."""
+    gone = _name_beside(path)
+    path.rename(gone)
+    shutil.rmtree(gone, ignore_errors=True)
+
+
+def flush_folder(path: Path) -> None:
+    """Let the disk have the names in a folder."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _name_beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
 
 
 def file_sha256(path: Path) -> str:

@@ -7,6 +7,7 @@ import functools
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,11 +18,26 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 GONE = "gone"
 
 
+def parent_death_signal(number: signal.Signals) -> Callable[[], None]:
+    """Something to call in a new process: from then on the kernel sends it this signal when its parent is gone.
+
+    The library is loaded here already: between fork and exec that could block.
+    """
+    if sys.platform != "linux":
+        return lambda: None
+    prctl = ctypes.CDLL(None).prctl
+
+    def ask() -> None:
+        prctl(_PR_SET_PDEATHSIG, number)
+
+    return ask
+
+
 def die_with_parent(parent: int) -> None:
     """Let the kernel end this process when `parent`, which has started it, is gone, however it went."""
     if sys.platform != "linux":
         return
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    parent_death_signal(signal.SIGKILL)()
     if os.getppid() != parent:  # it went before the kernel was told
         os.kill(os.getpid(), signal.SIGKILL)
 

@@ -12,7 +12,6 @@ import json
 import os
 import re
 import shutil
-import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -100,31 +99,6 @@ def write_manifest(path: Path, step: int, world_size: int, files: Mapping[str, F
 
 def _digest(content: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def commit(beside: Path, target: Path) -> None:
-    """Give a checkpoint that is whole its name, in place of an older one of the same step. Raises OSError."""
-    flush(beside)
-    if target.exists():
-        discard(target)
-    beside.rename(target)
-    flush(target.parent)
-
-
-def discard(path: Path) -> None:
-    """Remove a checkpoint so that it is there whole or not at all. Raises OSError."""
-    gone = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    path.rename(gone)
-    shutil.rmtree(gone, ignore_errors=True)
-
-
-def flush(path: Path) -> None:
-    """Let the disk have the names in a folder."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def find_fault(path: Path) -> str | None:

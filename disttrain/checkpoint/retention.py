@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import uuid
 from pathlib import Path
 
-from disttrain.checkpoint.folder import discard, find_fault, flush, read_values, step_of, write_text
+from disttrain.checkpoint.folder import find_fault, read_values, step_of
 from disttrain.config.sections import CheckpointConfig
 from disttrain.errors import IntegrityError
+from disttrain.files import remove_folder, write_atomically
 from disttrain.log import log
 
 LATEST, BEST = "latest", "best"
@@ -57,7 +57,7 @@ def prune(written: Path, config: CheckpointConfig) -> None:
     stay = {*branch[: config.keep], best}
     for path in checkpoints:
         if path not in stay:
-            discard(path)
+            remove_folder(path)
 
 
 def _best(checkpoints: list[Path], config: CheckpointConfig) -> Path | None:
@@ -79,10 +79,4 @@ def _point(pointer: Path, checkpoint: Path) -> None:
     text = checkpoint.name + "\n"
     if pointer.is_file() and pointer.read_text(errors="replace") == text:
         return
-    beside = pointer.with_name(f".{pointer.name}.{uuid.uuid4().hex[:8]}")
-    try:
-        write_text(beside, text)
-        beside.replace(pointer)
-    finally:
-        beside.unlink(missing_ok=True)
-    flush(pointer.parent)
+    write_atomically(pointer, text, durable=True)

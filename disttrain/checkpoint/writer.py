@@ -21,7 +21,6 @@ from disttrain.checkpoint.folder import (
     VALUES,
     FileRecord,
     checkpoint_dir,
-    commit,
     remove_unfinished,
     shard_name,
     unfinished_dir,
@@ -33,6 +32,7 @@ from disttrain.checkpoint.retention import prune
 from disttrain.checkpoint.save_agreement import SaveAgreement, SaveTimeout, Shard
 from disttrain.checkpoint.values import CheckpointValues
 from disttrain.config.sections import CheckpointConfig
+from disttrain.files import replace_folder
 from disttrain.log import log
 
 # How long rank zero waits for the others' shards, and they for what it makes of them, once their own part is done.
@@ -178,7 +178,7 @@ class CheckpointWriter:
         files[VALUES] = write_text(beside / VALUES, save.values)
         write_manifest(beside, save.step, self.world_size, files)
         target = checkpoint_dir(self.folder, save.step)
-        commit(beside, target)
+        replace_folder(beside, target, durable=True)
         try:
             prune(target, self.config)
         except OSError as error:

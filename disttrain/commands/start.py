@@ -71,10 +71,8 @@ def _wanted_workers(text: str | None) -> int | None:
 
 
 def _notice_s(config: Config | None) -> float:
-    """Seconds that ranks have from being asked to stop."""
-    from disttrain.launch.local import NOTICE_S
-
-    return config.checkpoint.notice_s if config else NOTICE_S
+    """The grace period of ranks that are asked to stop; a command without a config has the default."""
+    return (config or Config()).checkpoint.notice_s
 
 
 def _check_launched(wanted: str | None, restarts: int | None, env: RankEnv) -> None:

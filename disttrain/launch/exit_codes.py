@@ -5,9 +5,7 @@ from __future__ import annotations
 import signal
 
 from disttrain.errors import PeerLostError, Preempted
-
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
-"""They ask a job to save and to leave."""
+from disttrain.launch.stop import STOP_SIGNALS
 
 _INTERRUPTED = 128 + signal.SIGINT
 

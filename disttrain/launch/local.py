@@ -18,20 +18,20 @@ from disttrain.launch.env import NodeEnv, agent_environ, limit_name_lookups
 if TYPE_CHECKING:
     from disttrain.launch.agent.elastic import Agent
 
-NOTICE_S = 30.0
-"""How long ranks that are asked to stop may take for it, where no config says so."""
-
 # Unless --rdzv-conf says otherwise. torch would wait 30 s for more than MIN nodes, and 15 s until one counts as gone.
 _RENDEZVOUS: Mapping[str, int] = {"last_call_timeout": 5, "keep_alive_interval": 2, "keep_alive_max_attempt": 3}
 
 
-def start_workers(count: int, command: Sequence[str], max_restarts: int = 0, notice_s: float = NOTICE_S) -> int:
-    """Run `disttrain COMMAND` as `count` ranks on this machine; the exit code of the job."""
+def start_workers(count: int, command: Sequence[str], max_restarts: int, notice_s: float) -> int:
+    """Run `disttrain COMMAND` as `count` ranks on this machine; the exit code of the job.
+
+    `notice_s`: the grace period of ranks that are asked to stop, in seconds.
+    """
     options = ["--standalone", "--nproc-per-node", str(count), "--max-restarts", str(max_restarts)]
     return _start(options, command, notice_s)
 
 
-def start_node(node: NodeEnv, command: Sequence[str], notice_s: float = NOTICE_S) -> int:
+def start_node(node: NodeEnv, command: Sequence[str], notice_s: float) -> int:
     """Run the ranks of one node of a Kubernetes job; `auto` ranks are one per GPU, or one on the CPU."""
     if node.nproc_per_node == "auto":
         node = dataclasses.replace(node, nproc_per_node=str(default_worker_count()))
@@ -50,7 +50,7 @@ def default_worker_count() -> int:
     return max(1, torch.cuda.device_count())
 
 
-def run_agent(argv: Sequence[str], notice_s: float = NOTICE_S) -> int:
+def run_agent(argv: Sequence[str], notice_s: float) -> int:
     """An agent with torchrun's arguments, in this process. Raises ConfigError for options that torchrun refuses."""
     # The agent's long reports give way to the one that the ranks make. (torch sets "torch.distributed" anew on import.)
     limit_name_lookups(os.environ)

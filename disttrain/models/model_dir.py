@@ -5,8 +5,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import shutil
-import uuid
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from torch import nn
 from disttrain.config.sections import ModelConfig
 from disttrain.data.transform import NO_SYMMETRIES, Symmetry
 from disttrain.errors import ConfigError, DataError, IntegrityError
+from disttrain.files import replacing_folder
 from disttrain.models.build import MODELS, build_model
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
@@ -63,9 +62,7 @@ def save_model_dir(folder: Path, model: nn.Module, spec: ModelSpec) -> ModelSpec
     """
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     spec = ModelSpec(**{**asdict(spec), "weights_sha256": weights_sha256(state)})
-    beside = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
-    beside.mkdir(parents=True)
-    try:
+    with replacing_folder(folder) as beside:
         # Tied weights are one storage under two names, which safetensors refuses: write each name its own copy.
         try:
             save_file({name: tensor.clone() for name, tensor in state.items()}, beside / WEIGHTS)
@@ -73,11 +70,6 @@ def save_model_dir(folder: Path, model: nn.Module, spec: ModelSpec) -> ModelSpec
             raise OSError(errno.EIO, f"cannot be written ({error})", str(beside / WEIGHTS)) from None
         description = {"format": _FORMAT, **asdict(spec)}
         (beside / DESCRIPTION).write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
-        if folder.exists():
-            shutil.rmtree(folder)
-        beside.rename(folder)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
     return spec
 
 

@@ -12,8 +12,8 @@ from types import FrameType
 import torch
 
 from disttrain.comm.base import Comm, gather
+from disttrain.launch.stop import STOP_SIGNALS
 
-_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 _ASK_EVERY_S = 1.0
 
 
@@ -43,7 +43,7 @@ class StopRequest:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {number: signal.signal(number, self._note) for number in _SIGNALS}
+        before = {number: signal.signal(number, self._note) for number in STOP_SIGNALS}
         try:
             yield
         finally:

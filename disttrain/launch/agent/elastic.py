@@ -21,10 +21,10 @@ from disttrain.launch.agent.rendezvous import RoundRendezvous
 from disttrain.launch.agent.signals import Interrupted, Signals
 from disttrain.launch.agent.timeouts import Poll, within
 from disttrain.launch.env import AGENT_VARIABLE, ROUND_VARIABLE
-from disttrain.launch.exit_codes import STOP_SIGNALS, job_exit_code, may_run_again
+from disttrain.launch.exit_codes import job_exit_code, may_run_again
+from disttrain.launch.stop import STOP_SIGNALS, kill_after_s
 
 _LEAVE_S = 5.0  # for ranks to notice by themselves that a peer is gone, and to report it
-_MARGIN_S = 2.0  # beyond the notice time, for the way out after the checkpoint
 _STORE_S = 5.0  # for an answer of the rendezvous, where the agent can do without
 _EXIT_BARRIER_S = 30.0  # ranks end together: agents whose ranks have finished need not wait long for the others
 
@@ -35,7 +35,7 @@ class Agent(LocalElasticAgent):
     """Starts the ranks of this node and watches them to the end of the job."""
 
     def __init__(self, spec: Any, rounds: RoundRendezvous, config: Any, notice_s: float) -> None:
-        """`notice_s`: how long ranks that are asked to stop may take for it."""
+        """`notice_s`: the grace period of ranks that are asked to stop, in seconds."""
         super().__init__(
             spec,
             logs_specs=config.logs_specs,
@@ -43,7 +43,7 @@ class Agent(LocalElasticAgent):
             exit_barrier_timeout=_EXIT_BARRIER_S,
             log_line_prefix_template=config.log_line_prefix_template,
         )
-        self._rounds, self._signals, self._stop_s = rounds, Signals(), notice_s + _MARGIN_S
+        self._rounds, self._signals, self._stop_s = rounds, Signals(), kill_after_s(notice_s)
         self._max_restarts: int = spec.max_restarts
         self._ranks = LocalRanks({})
 

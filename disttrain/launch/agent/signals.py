@@ -10,7 +10,7 @@ import signal
 from collections.abc import Iterator
 from types import FrameType
 
-from disttrain.launch.exit_codes import STOP_SIGNALS
+from disttrain.launch.stop import STOP_SIGNALS
 
 _NOTED = (*STOP_SIGNALS, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 

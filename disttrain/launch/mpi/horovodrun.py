@@ -22,10 +22,12 @@ from disttrain.launch.mpi import mpirun
 from disttrain.launch.mpi.arguments import Arguments, check_count, split, threads_per_rank
 from disttrain.launch.mpi.horovod_build import find_horovod_build
 from disttrain.launch.mpi.supervise import exit_code
+from disttrain.launch.stop import STOP_SIGNALS, kill_after_s
 
 _ELASTIC = (
     "--min-np", "--min-num-proc", "--max-np", "--max-num-proc", "--host-discovery-script", "--slots-per-host",
 )  # fmt: skip
+_KILL_AFTER = "DISTTRAIN_KILL_AFTER_S"  # seconds; for the processes that Horovod makes, which wait for the ranks
 _SSH = ("-o", "ConnectTimeout=10", "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=no")
 
 
@@ -48,9 +50,22 @@ def start(argv: Sequence[str], check_train: Callable[[Sequence[str]], Config]) -
     check_hosts(list(hosts), arguments.value("-p", "--ssh-port"), arguments.value("-i", "--ssh-identity-file"))
     cores = len(os.sched_getaffinity(0))
     os.environ["OMP_NUM_THREADS"] = threads_per_rank(cores, min(count, max(hosts.values(), default=count)))
+    os.environ[_KILL_AFTER] = str(kill_after_s(config.checkpoint.notice_s))
+    apply_grace_period()
     controller = [] if "--gloo" in arguments.options else ["--gloo"]
     words = [*controller, *arguments.options, sys.executable, "-u", "-m", "disttrain", "train", *arguments.train]
     return exit_code(_run_gloo(words), "horovodrun")
+
+
+def apply_grace_period() -> None:
+    """Let Horovod wait between SIGTERM and SIGKILL as long as the config says: its 5 s are too few for a checkpoint.
+
+    In a process in which the variable is not set this does nothing.
+    """
+    if seconds := os.environ.get(_KILL_AFTER):
+        from horovod.runner.common.util import safe_shell_exec
+
+        safe_shell_exec.GRACEFUL_TERMINATION_TIME_S = float(seconds)
 
 
 def check_not_elastic(arguments: Arguments) -> None:
@@ -116,8 +131,9 @@ def _run_gloo(words: Sequence[str]) -> int:
     def stop(number: int, frame: FrameType | None) -> None:
         os.kill(os.getpid(), signal.SIGTERM)  # for which it sets a handler of its own
 
-    for number in (signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(number, stop)
+    for number in STOP_SIGNALS:
+        if number != signal.SIGTERM:
+            signal.signal(number, stop)
     sys.argv = ["horovodrun", *words]
     try:
         run_commandline()

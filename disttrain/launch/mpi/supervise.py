@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import ctypes
 import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 from types import FrameType
 
 from disttrain.errors import ConfigError, DataError, DivergedError, IntegrityError, PeerLostError, Preempted, say_error
-from disttrain.launch.exit_codes import STOP_SIGNALS, job_exit_code, signal_name
+from disttrain.launch.exit_codes import job_exit_code, signal_name
+from disttrain.launch.stop import STOP_SIGNALS
+from disttrain.processes import parent_death_signal
 
 OWN_CODES = frozenset(
     {
@@ -20,7 +21,6 @@ OWN_CODES = frozenset(
 )
 """What ranks of disttrain end with. Anything else comes from the launcher, or from a signal that killed a rank."""
 
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _KILLED = 128
 
 
@@ -31,11 +31,7 @@ def run_program(argv: Sequence[str], environ: Mapping[str, str], stop_signal: si
     SIGTERM it would kill them before they have saved. For that it stands outside this process group, to which
     schedulers and `timeout` send theirs.
     """
-    libc = ctypes.CDLL(None)
-    child = subprocess.Popen(
-        argv, env=environ, start_new_session=True, preexec_fn=lambda: libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    )
-
+    child = subprocess.Popen(argv, env=environ, start_new_session=True, preexec_fn=parent_death_signal(signal.SIGTERM))
     interrupted = False
 
     def forward(number: int, frame: FrameType | None) -> None:

@@ -29,7 +29,7 @@ def test_ranks_share_the_cores_unless_the_user_says_otherwise(
 def test_options_that_torchrun_refuses_are_a_config_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOGLEVEL", "CRITICAL")
     with pytest.raises(ConfigError, match=r"torchrun refuses its options: .*Unsupported nproc_per_node value: some"):
-        local.run_agent(["--nproc-per-node", "some", "--module", "disttrain"])
+        local.run_agent(["--nproc-per-node", "some", "--module", "disttrain"], notice_s=30)
 
 
 def test_without_a_gpu_auto_is_one_worker(monkeypatch: pytest.MonkeyPatch) -> None:
