@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from disttrain.config import Config, build_config, config_differences, render_yaml
+from disttrain.config import Config, config_differences, load_config, render_yaml
 from disttrain.errors import ConfigError
 from disttrain.files import write_atomically
 
@@ -45,10 +45,8 @@ def check_run_dir(run_dir: Path, config: Config, resume: str, accept_changes: bo
     if resume == "never" or accept_changes or not (run_dir / CONFIG).exists():
         return
     try:
-        import yaml
-
-        before = build_config(yaml.safe_load((run_dir / CONFIG).read_text(encoding="utf-8")))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, ConfigError) as error:
+        before = load_config(run_dir / CONFIG)
+    except ConfigError as error:
         raise ConfigError(
             f"the run directory {run_dir} holds a config.yaml that cannot be read ({error}). Use another --run-dir, "
             "or --resume never to start anew there."

@@ -8,37 +8,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from disttrain.config.rules import check_rules
 from disttrain.config.sections import Config
+from disttrain.config.text import dump_yaml, parse_override, parse_yaml
 from disttrain.errors import ConfigError, unknown_name
-
-
-class _Loader(yaml.SafeLoader):
-    """Safe YAML in which `1e-3` is a number, as in YAML 1.2, and a duplicate key is an error."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        nodes = [key for key, _ in node.value if not key.tag.endswith(":merge")]
-        keys = [self.construct_object(key, deep=True) for key in nodes]
-        for at, key in enumerate(keys):
-            if key in keys[:at]:
-                raise yaml.MarkedYAMLError(None, None, f"duplicate key {key!r}", nodes[at].start_mark)
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
-)
-
-
-def _parse_yaml(text: str, where: str) -> Any:
-    try:
-        return yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
-        text = " ".join(str(error).replace('in "<unicode string>", ', "at ").split())
-        raise ConfigError(f"{where} is not valid YAML: {text}") from None
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -48,11 +23,11 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise ConfigError(f"cannot read the config file {path}: {reason}") from None
-    return build_config(_parse_yaml(text, str(path)), overrides, where=str(path))
+    return build_config(parse_yaml(text, str(path)), overrides, where=str(path))
 
 
 def build_config(values: Any = None, overrides: Sequence[str] = (), where: str = "config") -> Config:
@@ -82,7 +57,14 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
         branch = branch.setdefault(name, {}) if isinstance(branch, dict) else branch
     if not isinstance(branch, dict):
         raise ConfigError(f"override {override!r}: {section} is {branch!r}, not a mapping of fields.")
-    branch[leaf] = _parse_yaml(text, f"override {override!r}") if text else ""
+    branch[leaf] = parse_override(override, text, _annotation(section, field))
+
+
+def _annotation(section: str, field: str) -> Any:
+    """The type of a field; None for what lies inside `kwargs`, and for fields that there are none of."""
+    owner = Config.model_fields.get(section)
+    found = type(owner.default).model_fields.get(field) if owner else None
+    return found.annotation if found else None
 
 
 def _explain(error: Any) -> str:
@@ -102,12 +84,14 @@ def _explain(error: Any) -> str:
     if error["type"] == "literal_error":
         expected = re.findall(r"'([^']+)'", error["msg"])
         hint = ": " + unknown_name("value", str(error["input"]), expected) if expected else ""
+    if error["type"] == "string_type" and isinstance(error["input"], (int, float)):
+        hint = ". Put quotes around it in the file, to say that it is a text"
     return f"{key}={error['input']!r}: {rule}{hint}"
 
 
 def render_yaml(config: Config) -> str:
     """The complete config as YAML: every field, in the order of the classes."""
-    return yaml.safe_dump(config.model_dump(), sort_keys=False, width=110)
+    return dump_yaml(config.model_dump())
 
 
 def config_differences(old: Config, new: Config) -> list[str]:
