@@ -15,6 +15,7 @@ from disttrain.config import build_config
 from disttrain.data.base import Dataset, MapDataset
 from disttrain.data.open import dataset_from_maps
 from disttrain.errors import ConfigError
+from disttrain.files import user_path
 from disttrain.launch.env import NodeEnv, RankEnv, resolve
 from disttrain.models.model_dir import WEIGHTS
 from disttrain.optim.loss import UserLoss
@@ -58,8 +59,9 @@ def fit(
     def open_dataset() -> Dataset:
         return dataset_from_maps(dataset, test_dataset, config.data.model_copy(update={"test_fraction": 0.0}))
 
-    request = Request(config, Path(run_dir), resume, quiet, model, open_dataset, loss)
+    folder = user_path(run_dir)
+    request = Request(config, folder, resume, quiet, model, open_dataset, loss)
     with rank_session(env, config.comm.timeout_s, quiet, in_library=True) as session:
         result = run_training(request, session)
-        model.load_state_dict(load_file(Path(run_dir) / MODEL / WEIGHTS))
+        model.load_state_dict(load_file(folder / MODEL / WEIGHTS))
         return result

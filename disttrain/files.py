@@ -1,4 +1,4 @@
-"""Files and folders that are replaced whole, and the digests of files."""
+"""Paths as a shell user means them, files and folders that are replaced whole, digests, and what tells files apart."""
 
 from __future__ import annotations
 
@@ -11,6 +11,40 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
+
+from disttrain.errors import ConfigError
+
+
+def expand_home(text: str | os.PathLike[str]) -> str:
+    """A path with the home folder in the place of `~` or `~user`, as a shell would have it; `./~` is no home folder.
+
+    Raises ConfigError where there is no home folder.
+    """
+    expanded = os.path.expanduser(text)  # noqa: PTH111 (a Path makes ~ of ./~)
+    if expanded.split(os.sep, 1)[0] == "~":
+        raise ConfigError(
+            f"{os.fspath(text)}: there is no home folder, since HOME is not set and user id {os.getuid()} has no name "
+            "here. Write the path in full, or set HOME."
+        )
+    return expanded
+
+
+def user_path(text: str | os.PathLike[str]) -> Path:
+    """`expand_home` as a Path."""
+    return Path(expand_home(text))
+
+
+def file_identity(path: Path) -> str:
+    """A line that is another one as soon as the file is another one, or has other content.
+
+    Name, size and time of change are the same for two files of a reproducible archive; inode number and time of the
+    last change of status are set by the system alone. Of a folder only which one it is. Raises OSError.
+    """
+    status = path.stat()
+    place = json.dumps(str(path.resolve()))
+    if path.is_dir():
+        return f"{place} {status.st_ino}"
+    return f"{place} {status.st_ino} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
 
 
 @contextlib.contextmanager

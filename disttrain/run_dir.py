@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -10,11 +11,14 @@ from typing import Any
 from disttrain.config import Config, config_differences, load_config, render_yaml
 from disttrain.errors import ConfigError
 from disttrain.files import write_atomically
+from disttrain.owner import OWNER, FolderOwner
 
 CONFIG, MANIFEST, METRICS, NONFINITE, RESULT, STATUS = (
     "config.yaml", "manifest.json", "metrics.jsonl", "nonfinite.jsonl", "result.json", "status.json",
 )  # fmt: skip
 MODEL, LOGS, CHECKPOINTS = "model", "logs", "checkpoints"
+
+_SUCCESSION_S = 120.0  # beyond the time that an NFS server keeps the locks of a client that is gone (90 s)
 
 # What may differ between the start of a run and a later one that goes on with it: nothing here changes the result.
 _FREE_FIELDS = ("batch.eval_batch_size", "checkpoint.", "comm.timeout_s", "data.cache_dir", "data.device_budget_mib",
@@ -30,7 +34,8 @@ def default_run_dir(config_path: Path) -> Path:
 def check_run_dir(run_dir: Path, config: Config, resume: str, accept_changes: bool = False) -> None:
     """Raise ConfigError where the run directory cannot be written or, without `accept_changes`, holds the run of
     another config. Changes nothing on disk."""
-    nearest = next(path for path in (run_dir, *run_dir.absolute().parents) if path.exists())
+    folder = run_dir.resolve()
+    nearest = next(path for path in (folder, *folder.parents) if path.exists())
     if not nearest.is_dir():
         raise ConfigError(f"the run directory {run_dir} cannot be made: {nearest} is a file. Use another --run-dir.")
     if not os.access(nearest, os.W_OK | os.X_OK) or _is_read_only(nearest):
@@ -66,21 +71,38 @@ def _is_read_only(folder: Path) -> bool:
     return bool(os.statvfs(folder).f_flag & os.ST_RDONLY)
 
 
-def claim_run_dir(run_dir: Path, config: Config, resume: str) -> None:
-    """Make the folder ready: on `never`, what a run left there is moved aside first. Raises ConfigError."""
-    try:
-        if resume == "never" and (run_dir / CONFIG).exists():
-            aside = next(
-                path for n in range(1, 10_000) if not (path := run_dir.with_name(f"{run_dir.name}.old-{n}")).exists()
-            )
-            run_dir.rename(aside)
-        for folder in (run_dir, run_dir / LOGS):
+def claim_run_dir(run_dir: Path, config: Config, resume: str, job: str = "") -> FolderOwner:
+    """Make the folder ready, and this process its owner: on `never`, what a run left there is moved aside first.
+
+    Args:
+        job: the same for processes that follow each other in one job: one waits until the one before has ended.
+    Raises ConfigError where the folder cannot be written, or another process has it; then nothing is changed.
+    """
+    with contextlib.ExitStack() as undo:
+        try:
+            folder = run_dir.resolve()  # behind a link, also one whose target is yet to be made
             folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(run_dir / CONFIG, render_yaml(config))
-    except OSError as error:
-        raise ConfigError(
-            f"the run directory {run_dir} cannot be written: {error.strerror}. Use another --run-dir."
-        ) from None
+            owner = FolderOwner(folder, job, _SUCCESSION_S)
+            undo.callback(owner.close)
+            if resume == "never" and (folder / CONFIG).exists():
+                _move_aside(folder)
+            (folder / LOGS).mkdir(exist_ok=True)
+            write_atomically(folder / CONFIG, render_yaml(config))
+        except OSError as error:
+            raise ConfigError(
+                f"the run directory {run_dir} cannot be written: {error.strerror}. Use another --run-dir."
+            ) from None
+        undo.pop_all()
+        return owner
+
+
+def _move_aside(folder: Path) -> None:
+    """Move what a run left to `NAME.old-1`, or the next number. The folder itself stays, with its owner's lock."""
+    aside = next(path for n in range(1, 10_000) if not (path := folder.with_name(f"{folder.name}.old-{n}")).exists())
+    aside.mkdir()
+    for path in sorted(folder.iterdir(), key=lambda one: one.name == CONFIG):  # last: it tells that there is a run
+        if path.name != OWNER:
+            path.rename(aside / path.name)
 
 
 def load_result(run_dir: Path) -> dict[str, Any] | None:

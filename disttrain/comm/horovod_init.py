@@ -9,12 +9,12 @@ import math
 import os
 import socket
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from disttrain.comm.control_plane import ControlPlane
 from disttrain.config.sections import CommConfig
 from disttrain.errors import ConfigError, PeerLostError
+from disttrain.files import expand_home, user_path
 from disttrain.launch.env import RankEnv
 from disttrain.launch.mpi.horovod_build import find_horovod_build
 
@@ -83,7 +83,7 @@ def _check(config: CommConfig, env: RankEnv, tuning: dict[str, str]) -> bool:
             f"comm.adasum=true, and {env.launcher} has started the ranks: Horovod has Adasum over MPI only. Start with "
             "launchers/mpirun.sh or launchers/horovodrun.sh --mpi, or use comm.adasum=false."
         )
-    if config.timeline is not None and env.is_rank_zero and not Path(config.timeline).absolute().parent.is_dir():
+    if config.timeline is not None and env.is_rank_zero and not user_path(config.timeline).absolute().parent.is_dir():
         raise ConfigError(
             f"comm.timeline={config.timeline}: its folder does not exist. Make it, or name a file in another one."
         )
@@ -131,7 +131,7 @@ def _settings(config: CommConfig) -> dict[str, str]:
     if config.cycle_time_ms is not None:
         settings["HOROVOD_CYCLE_TIME"] = str(config.cycle_time_ms)
     if config.timeline is not None:
-        settings["HOROVOD_TIMELINE"] = config.timeline
+        settings["HOROVOD_TIMELINE"] = expand_home(config.timeline)
     if config.autotune:
         settings["HOROVOD_AUTOTUNE"] = "1"
     elif config.fusion_mib is None:  # which buckets are joined depends on the moment, and on that the order of sums

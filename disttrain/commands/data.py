@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from pathlib import Path
 
 from disttrain.config import load_config
+from disttrain.files import user_path
 
 
 def run(arguments: argparse.Namespace, argv: list[str]) -> int:
@@ -15,7 +15,7 @@ def run(arguments: argparse.Namespace, argv: list[str]) -> int:
     from disttrain.data.tools import describe_dataset, make_synthetic
 
     if arguments.data_command == "make":
-        make_synthetic(Path(arguments.output), arguments.count, arguments.seed)
+        make_synthetic(user_path(arguments.output), arguments.count, arguments.seed)
         return 0
     summary = describe_dataset(load_config(arguments.config, arguments.overrides).data)
     sys.stdout.write(json.dumps(summary, indent=None if arguments.json else 1) + "\n")

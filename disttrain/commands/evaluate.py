@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from pathlib import Path
 
 from disttrain.commands.start import CONNECT_TIMEOUT_S, join_or_start, validate_on_all_ranks
+from disttrain.files import user_path
 
 
 def run(arguments: argparse.Namespace, argv: list[str]) -> int:
@@ -25,7 +25,7 @@ def run(arguments: argparse.Namespace, argv: list[str]) -> int:
     with rank_session(rank, CONNECT_TIMEOUT_S, arguments.quiet) as session:
         validate_on_all_ranks(session, arguments, validate)
         result = evaluate_model_dir(
-            Path(arguments.model), arguments.data, arguments.split, arguments.device, arguments.allow_code,
+            user_path(arguments.model), arguments.data, arguments.split, arguments.device, arguments.allow_code,
             rank, session.control_plane,
         )  # fmt: skip
         if rank.is_rank_zero:

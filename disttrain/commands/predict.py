@@ -7,6 +7,7 @@ from pathlib import Path
 
 from disttrain.commands.start import CONNECT_TIMEOUT_S, join_or_start, validate_on_all_ranks
 from disttrain.errors import ConfigError
+from disttrain.files import expand_home, user_path
 
 _OUTPUT_FORMATS = (".csv", ".jsonl")
 
@@ -14,8 +15,10 @@ _OUTPUT_FORMATS = (".csv", ".jsonl")
 def run(arguments: argparse.Namespace, argv: list[str]) -> int:
     """`disttrain predict`; returns the exit code."""
 
+    output = None if arguments.output is None else expand_home(arguments.output)
+
     def validate(world_size: int) -> None:
-        _check_output(arguments.output)
+        _check_output(output)
 
     rank = join_or_start(arguments, argv, validate)
     if isinstance(rank, int):
@@ -23,7 +26,7 @@ def run(arguments: argparse.Namespace, argv: list[str]) -> int:
     from disttrain.comm.rank_session import rank_session
     from disttrain.inference.predict_files import predict_files
 
-    model_dir, inputs, output = Path(arguments.model), arguments.inputs, arguments.output
+    model_dir, inputs = user_path(arguments.model), list(map(expand_home, arguments.inputs))
     with rank_session(rank, CONNECT_TIMEOUT_S, arguments.quiet) as session:
         validate_on_all_ranks(session, arguments, validate)
         predict_files(model_dir, inputs, output, arguments.device, arguments.allow_code, rank, session.control_plane)

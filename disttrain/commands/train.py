@@ -12,6 +12,7 @@ from disttrain.commands.start import CONNECT_TIMEOUT_S, join_or_start, validate_
 from disttrain.config import Config, load_config
 from disttrain.data.batch_plan import check_world_size
 from disttrain.errors import ConfigError
+from disttrain.files import expand_home, user_path
 from disttrain.run_dir import MODEL, check_run_dir, default_run_dir
 
 
@@ -25,12 +26,13 @@ def run(arguments: argparse.Namespace, argv: list[str]) -> int:
     if arguments.config is None:
         raise ConfigError("train needs a config file: disttrain train CONFIG. configs/ holds some to begin with.")
 
-    run_dir = Path(arguments.run_dir) if arguments.run_dir else default_run_dir(Path(arguments.config))
+    run_dir = user_path(arguments.run_dir) if arguments.run_dir else default_run_dir(user_path(arguments.config))
+    resume = arguments.resume if arguments.resume in ("auto", "never") else expand_home(arguments.resume)
 
     def validate(world_size: int) -> Config:
         config = load_config(arguments.config, arguments.overrides)
         check_world_size(config.batch.global_batch_size, world_size)
-        check_run_dir(run_dir, config, arguments.resume, arguments.accept_changed_config)
+        check_run_dir(run_dir, config, resume, arguments.accept_changed_config)
         return config
 
     rank = join_or_start(arguments, argv, validate)
@@ -43,7 +45,7 @@ def run(arguments: argparse.Namespace, argv: list[str]) -> int:
     with rank_session(rank, CONNECT_TIMEOUT_S, arguments.quiet) as session:
         config = validate_on_all_ranks(session, arguments, validate)
         accept_changes = arguments.accept_changed_config
-        request = Request(config, run_dir, arguments.resume, arguments.quiet, accept_changes=accept_changes)
+        request = Request(config, run_dir, resume, arguments.quiet, accept_changes=accept_changes)
         result = run_training(request, session)
         if rank.is_rank_zero:
             sys.stdout.write(json.dumps(result) + "\n" if arguments.json else _summary(result, run_dir / MODEL))

@@ -14,6 +14,7 @@ from disttrain.config.rules import check_rules
 from disttrain.config.sections import Config
 from disttrain.config.text import dump_yaml, parse_override, parse_yaml
 from disttrain.errors import ConfigError, unknown_name
+from disttrain.files import user_path
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -21,7 +22,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
 
     Raises ConfigError: no such file, bad YAML, unknown key, wrong type, or fields that contradict each other.
     """
-    path = Path(path)
+    path = user_path(path)
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:

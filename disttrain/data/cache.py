@@ -15,19 +15,28 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL
 
+import disttrain
 from disttrain.data.base import ImageArrays
-from disttrain.errors import DataError
-from disttrain.files import file_sha256
+from disttrain.errors import ConfigError, DataError
+from disttrain.files import file_sha256, user_path
 
-_FORMAT = 1
+_FORMAT = 2
+_MADE_BY = (_FORMAT, disttrain.__version__, PIL.__version__)  # another decoder may give other pixels
 _META = "meta.json"
 _ATTEMPTS = 5
 
 
 def default_cache_dir() -> Path:
-    """`disttrain/` in the user's cache folder (XDG base directory specification)."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "disttrain"
+    """`disttrain/` in the user's cache folder (XDG base directory specification). Raises DataError: there is none."""
+    try:
+        return user_path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "disttrain"
+    except ConfigError:
+        raise DataError(
+            f"there is no folder for decoded images: HOME is not set and user id {os.getuid()} has no home folder. Set "
+            "data.cache_dir (or XDG_CACHE_HOME) to a folder that can be written."
+        ) from None
 
 
 def cached_arrays(
@@ -36,13 +45,14 @@ def cached_arrays(
     """The arrays that belong to `key_parts`, memory-mapped, and their sha256 fingerprint.
 
     Args:
-        key_parts: whatever the decoded result depends on; another list is another entry.
+        key_parts: whatever the decoded result depends on, files by their `file_identity`; another list is another
+            entry.
         verify: compare the sha256 of every file first, and build again where one differs.
         build: makes the arrays; it may write `images.npy` (as a memory map) into the folder it is given.
     Raises DataError where no cache folder can be written.
     """
-    key = hashlib.sha256(json.dumps([_FORMAT, *key_parts]).encode()).hexdigest()[:32]
-    root = Path(cache_dir).expanduser() if cache_dir else default_cache_dir()
+    key = hashlib.sha256(json.dumps([*_MADE_BY, *key_parts]).encode()).hexdigest()[:32]
+    root = user_path(cache_dir) if cache_dir else default_cache_dir()
     entry = root / key
     for _ in range(_ATTEMPTS):
         meta = _read_meta(entry, verify)

@@ -59,7 +59,7 @@ class ImageStore:
         return sorted(name for name, _ in self._entries())
 
     def signature(self) -> list[str]:
-        """A line per image that changes when the image does: name, size and time or CRC-32."""
+        """A line per image that changes when the image does: name, inode, size and times, or size and CRC-32."""
         return sorted(f"{name} {mark}" for name, mark in self._entries())
 
     def _entries(self) -> Iterable[tuple[str, str]]:
@@ -75,7 +75,7 @@ class ImageStore:
                 name = full.relative_to(self.path).as_posix()
                 if _is_image(name):
                     status = full.stat()
-                    yield name, f"{status.st_size} {status.st_mtime_ns}"
+                    yield name, f"{status.st_ino} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
 
     def read(self, name: str) -> bytes:
         """The bytes of one image. Raises one of UNREADABLE."""

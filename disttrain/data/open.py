@@ -12,6 +12,7 @@ from disttrain.config.user_code import import_object
 from disttrain.data.base import Dataset, ImageArrays, MapDataset
 from disttrain.data.split import assign_splits, build_splits, sample_fractions
 from disttrain.errors import ConfigError, DataError, unknown_name
+from disttrain.files import expand_home
 
 DATASETS = ("planesnet", "mnist", "image_folder", "synthetic_planes")
 
@@ -76,7 +77,7 @@ def _check_labels(name: str, arrays: ImageArrays) -> None:
 def _open_user_dataset(data: DataConfig) -> Dataset:
     """`package.module:function(path=..., **kwargs)` may return ImageArrays, a map-style dataset, or (train, test)."""
     function = import_object(data.name, "data.name")
-    arguments = {**({"path": data.path} if data.path is not None else {}), **data.kwargs}
+    arguments = {**({"path": expand_home(data.path)} if data.path is not None else {}), **data.kwargs}
     try:
         made = function(**arguments)
     except Exception as error:

@@ -54,6 +54,12 @@ class _SeededItems(torch.utils.data.Dataset[Any]):
             torch.set_rng_state(state[2])
 
 
+def load_seeded(samples: ImageArrays | MapDataset, index: int) -> Any:
+    """One item as a loader process would load it without augmentation: the same each time, wherever the dataset draws
+    from the global generators. Returns the DataError that says why there is none."""
+    return _SeededItems(samples)[(0, index)]
+
+
 def _collate(items: list[Any]) -> Any:
     failed = next((item for item in items if isinstance(item, DataError)), None)
     if failed is not None:

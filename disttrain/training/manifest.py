@@ -31,6 +31,7 @@ def record_start(
         "restart_count": env.restart_count,
         "launcher": env.launcher,
         "job": env.job_id,
+        "data": prepared.data_identity,
         "host": socket.gethostname(),
         "device": _device_name(device),
         "git_commit": _git_commit(),
@@ -42,7 +43,9 @@ def record_start(
         "command": sys.argv,
     }
     starts = [*_earlier_starts(run_dir), start]
-    write_json(run_dir / MANIFEST, {"data_fingerprint": prepared.dataset.fingerprint, **start, "starts": starts})
+    write_json(
+        run_dir / MANIFEST, {"data_fingerprint": prepared.data_identity["fingerprint"], **start, "starts": starts}
+    )
     return starts
 
 

@@ -13,6 +13,7 @@ from torch import nn
 from disttrain.config import Config
 from disttrain.data.base import Dataset, ImageArrays
 from disttrain.data.batch_plan import BatchPlan
+from disttrain.data.identity import data_identity
 from disttrain.data.open import open_dataset
 from disttrain.data.pipeline import Samples, build_samples
 from disttrain.data.split import check_training_split
@@ -23,7 +24,9 @@ from disttrain.launch.env import RankEnv
 from disttrain.models.build import build_model
 from disttrain.models.model_dir import ModelSpec
 from disttrain.optim.loss import UserLoss
+from disttrain.owner import check_not_owned
 from disttrain.run_dir import check_run_dir
+from disttrain.training.same_data import check_same_data
 
 
 @dataclass(frozen=True)
@@ -53,13 +56,19 @@ class Prepared:
     model: nn.Module
     spec: ModelSpec
     symmetries: tuple[Symmetry, ...]
+    data_identity: dict[str, Any]
+    """On rank zero what tells the data from others, else empty."""
 
 
 def prepare(request: Request, env: RankEnv, device: torch.device) -> Prepared:
     """Open the data, check every number, build the network. Raises the error that the user should see."""
     config = request.config
     check_run_dir(request.run_dir, config, request.resume, request.accept_changes)
+    check_not_owned(request.run_dir, env.job_id)
     dataset = request.dataset() if request.dataset else open_dataset(config.data, verify=env.local_rank == 0)
+    identity = data_identity(dataset) if env.is_rank_zero else {}
+    if env.is_rank_zero and request.resume != "never":
+        check_same_data(request.run_dir, identity, request.accept_changes)
     if dataset.labels is not None:
         check_training_split(config.data, dataset.labels, dataset.class_names, dataset.splits["train"])
     batch, train_count = config.batch, len(dataset.splits["train"])
@@ -83,7 +92,7 @@ def prepare(request: Request, env: RankEnv, device: torch.device) -> Prepared:
         data={**config.data.model_dump(), "fingerprint": dataset.fingerprint},
     )
     samples = build_samples(dataset, config.data, transform, device, config.train.seed)
-    return Prepared(dataset, plan, samples, model, spec, symmetries)
+    return Prepared(dataset, plan, samples, model, spec, symmetries, identity)
 
 
 def _input_shape(dataset: Dataset) -> tuple[int, ...]:

@@ -59,13 +59,17 @@ def run_training(request: Request, session: RankSession) -> dict[str, Any]:
     if snapshot is None and given_checkpoint is not None:
         is_verified = not env.is_rank_zero  # rank zero does so for all
         snapshot = control_plane.run_on_all("load", lambda: load_checkpoint(given_checkpoint, is_verified))
-    control_plane.run_on_all(
-        "claim", lambda: claim_run_dir(run_dir, config, request.resume) if env.is_rank_zero else None
+    owner = control_plane.run_on_all(
+        "claim", lambda: claim_run_dir(run_dir, config, request.resume, env.job_id) if env.is_rank_zero else None
     )
-    session.logging.open_file(run_dir / LOGS / f"rank_{env.rank}.log")
-    control_plane.watch(config.comm.timeout_s, run_dir / LOGS)
     stop_request = StopRequest()
-    with stop_request.listening(), closing(build_comm(config, env, control_plane, device)) as comm:
+    with contextlib.ExitStack() as stack:
+        if owner is not None:
+            stack.callback(owner.close)
+        session.logging.open_file(run_dir / LOGS / f"rank_{env.rank}.log")
+        control_plane.watch(config.comm.timeout_s, run_dir / LOGS)
+        stack.enter_context(stop_request.listening())
+        comm = stack.enter_context(closing(build_comm(config, env, control_plane, device)))
         run = _Run(request, env, prepared, comm, control_plane, stop_request)
         saved = run.restore(snapshot) if snapshot is not None else None
         del snapshot  # its tensors are mapped from files that later checkpoints replace

@@ -16,6 +16,10 @@ from disttrain.run_dir import check_run_dir, claim_run_dir, default_run_dir, loa
 CONFIG = build_config({"train": {"epochs": 3}})
 
 
+def claim(run_dir: Path, config=CONFIG, resume: str = "auto") -> None:
+    claim_run_dir(run_dir, config, resume).close()
+
+
 def refused(run_dir: Path, config=CONFIG, resume: str = "auto") -> str:
     with pytest.raises(ConfigError) as error:
         check_run_dir(run_dir, config, resume)
@@ -27,14 +31,14 @@ def test_a_new_folder_is_made_with_the_whole_config_and_claimed_again(tmp_path: 
     check_run_dir(run_dir, CONFIG, "auto")
     assert not run_dir.parent.exists()  # checking changes nothing
     for _ in range(2):
-        claim_run_dir(run_dir, CONFIG, "auto")
+        claim(run_dir, CONFIG, "auto")
         check_run_dir(run_dir, CONFIG, "auto")
     assert load_config(run_dir / "config.yaml") == CONFIG
     assert sorted(path.name for path in run_dir.iterdir()) == ["config.yaml", "logs"]
 
 
 def test_the_run_of_another_config_is_not_touched_and_the_difference_is_told(tmp_path: Path) -> None:
-    claim_run_dir(tmp_path, CONFIG, "auto")
+    claim(tmp_path, CONFIG, "auto")
     other = build_config({"train": {"epochs": 4}, "optim": {"lr": 0.1}})
     message = refused(tmp_path, other)
     for part in ("optim.lr: 0.001 -> 0.1", "train.epochs: 3 -> 4", "--resume never", "another --run-dir"):
@@ -54,7 +58,7 @@ def test_the_run_of_another_config_is_not_touched_and_the_difference_is_told(tmp
     ],
 )
 def test_what_does_not_change_the_result_may_differ(tmp_path: Path, section: dict) -> None:
-    claim_run_dir(tmp_path, CONFIG, "auto")
+    claim(tmp_path, CONFIG, "auto")
     check_run_dir(tmp_path, build_config({"train": {"epochs": 3}, **section}), "auto")
 
 
@@ -69,18 +73,18 @@ def test_a_config_there_that_cannot_be_read_is_told_with_the_way_out(tmp_path: P
 def test_never_moves_aside_what_is_there_each_time_to_a_new_name(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     for number in range(3):
-        claim_run_dir(run_dir, CONFIG, "never")
+        claim(run_dir, CONFIG, "never")
         (run_dir / "result.json").write_text(str(number))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "run.old-1", "run.old-2"]
     assert [(tmp_path / name / "result.json").read_text() for name in ("run.old-1", "run.old-2", "run")] == list("012")
-    claim_run_dir(run_dir, CONFIG, "never")
+    claim(run_dir, CONFIG, "never")
     assert not (run_dir / "result.json").exists()
 
 
 def test_never_leaves_a_folder_alone_that_holds_no_run(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "notes.txt").write_text("mine")
-    claim_run_dir(tmp_path / "run", CONFIG, "never")
+    claim(tmp_path / "run", CONFIG, "never")
     assert (tmp_path / "run" / "notes.txt").read_text() == "mine"
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
@@ -106,7 +110,7 @@ def test_a_folder_without_permission_is_told(tmp_path: Path) -> None:
 def test_what_cannot_be_written_after_all_is_told(tmp_path: Path) -> None:
     (tmp_path / "logs").write_text("")
     with pytest.raises(ConfigError, match=r"cannot be written: File exists\. Use another --run-dir"):
-        claim_run_dir(tmp_path, CONFIG, "auto")
+        claim(tmp_path, CONFIG, "auto")
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -141,7 +145,7 @@ def test_the_same_config_file_finds_the_same_run() -> None:
 
 
 def test_a_changed_config_can_be_accepted(tmp_path: Path) -> None:
-    claim_run_dir(tmp_path, build_config({"optim": {"lr": 0.1}}), "never")
+    claim(tmp_path, build_config({"optim": {"lr": 0.1}}), "never")
     changed = build_config({"optim": {"lr": 0.2}})
     with pytest.raises(ConfigError, match="--accept-changed-config"):
         check_run_dir(tmp_path, changed, "auto")

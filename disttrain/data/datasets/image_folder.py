@@ -14,6 +14,7 @@ from disttrain.data.cache import cached_arrays
 from disttrain.data.datasets.reading import read_images, require_path, require_some
 from disttrain.data.images import DECODE_ERRORS, ImageStore, decode_image, describe_unreadable
 from disttrain.errors import DataError
+from disttrain.files import file_identity
 
 _TEST_FOLDERS = ("test", "val")
 
@@ -28,6 +29,13 @@ class ImageFiles:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def file_marks(self) -> list[str]:
+        """Name, label and size (in a zip size and CRC-32) of every file, as they are on any machine."""
+        if not self.store.path.is_dir():
+            return [*self.store.signature(), *map(str, self.labels)]
+        files = zip(self.names, self.labels, strict=True)
+        return [f"{name} {label} {(self.store.path / name).stat().st_size}" for name, label in files]
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
         """Raises DataError for an image that cannot be read."""
@@ -55,7 +63,8 @@ def open_image_folder(data: DataConfig, verify: bool) -> tuple[ImageArrays | Map
     labels = np.array([classes.index(name.split("/")[depth]) for name in names], dtype=np.int64)
     is_test = np.array([name.split("/")[0] in _TEST_FOLDERS for name in names]) if published else None
     shape = (3, *(data.image_size or _first_size(store, names, data.skip_unreadable)))
-    signature = ["image_folder", str(shape), str(data.image_size), str(data.skip_unreadable), *store.signature()]
+    signature = ["image_folder", str(shape), str(data.image_size), str(data.skip_unreadable)]
+    signature += [file_identity(path), *store.signature()]
     table = ImageArrays(np.empty((len(names), 0)), labels, tuple(classes), is_test=is_test)
     decoded_mib = len(names) * int(np.prod(shape)) / 2**20
     if data.placement == "stream" or (data.placement == "auto" and decoded_mib > data.device_budget_mib):

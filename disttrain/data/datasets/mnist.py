@@ -16,6 +16,7 @@ from disttrain.config.sections import DataConfig
 from disttrain.data.base import ImageArrays
 from disttrain.data.cache import cached_arrays, default_cache_dir
 from disttrain.errors import DataError
+from disttrain.files import file_identity, user_path
 
 CLASS_NAMES = tuple("0123456789")
 _FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
@@ -23,10 +24,8 @@ _FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx
 
 def open_mnist(data: DataConfig, verify: bool) -> tuple[ImageArrays, str]:
     """The digits below `data.path`, or downloaded by torchvision where that is not given, and their fingerprint."""
-    files = _find_files(Path(data.path).expanduser()) if data.path else _download(data)
-    statuses = [file.stat() for file in files]
-    key = ["mnist", *(f"{file.name} {s.st_size} {s.st_mtime_ns}" for file, s in zip(files, statuses, strict=True))]
-    return cached_arrays(key, data.cache_dir, verify, lambda folder: _read(files))
+    files = _find_files(user_path(data.path)) if data.path else _download(data)
+    return cached_arrays(["mnist", *map(file_identity, files)], data.cache_dir, verify, lambda folder: _read(files))
 
 
 def _find_files(root: Path) -> list[Path]:
@@ -45,7 +44,7 @@ def _find_files(root: Path) -> list[Path]:
 def _download(data: DataConfig) -> list[Path]:
     from torchvision.datasets import MNIST
 
-    root = Path(data.cache_dir).expanduser() if data.cache_dir else default_cache_dir()
+    root = user_path(data.cache_dir) if data.cache_dir else default_cache_dir()
     try:
         return _find_files(root)
     except DataError:

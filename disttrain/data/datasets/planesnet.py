@@ -20,6 +20,7 @@ from disttrain.data.cache import cached_arrays
 from disttrain.data.datasets.reading import read_images, require_path, require_some
 from disttrain.data.images import ImageStore
 from disttrain.errors import DataError
+from disttrain.files import file_identity
 
 CLASS_NAMES = ("no-plane", "plane")
 CHIP_SHAPE = (3, 20, 20)
@@ -32,8 +33,7 @@ def open_planesnet(data: DataConfig, verify: bool) -> tuple[ImageArrays, str]:
     if path.is_dir() and (path / "planesnet.json").is_file():
         path = path / "planesnet.json"
     if path.suffix.lower() == ".json":
-        status = path.stat()
-        key = ["planesnet-json", path.name, str(status.st_size), str(status.st_mtime_ns)]
+        key = ["planesnet-json", file_identity(path)]
         return cached_arrays(key, data.cache_dir, verify, lambda folder: _read_json(path))
     store = ImageStore(path)
     signature = store.signature()
@@ -41,7 +41,7 @@ def open_planesnet(data: DataConfig, verify: bool) -> tuple[ImageArrays, str]:
         raise DataError(
             f"{path} holds no PNG chips. PlanesNet is a folder or zip of <label>__<scene>__<lon>_<lat>.png."
         )
-    key = ["planesnet-png", str(data.skip_unreadable), *signature]
+    key = ["planesnet-png", str(data.skip_unreadable), file_identity(path), *signature]
     return cached_arrays(key, data.cache_dir, verify, lambda folder: _read_chips(store, data, folder))
 
 

@@ -12,6 +12,7 @@ from tqdm import tqdm
 from disttrain.config.sections import DataConfig
 from disttrain.data.images import BadImages, ImageStore, decode_all
 from disttrain.errors import DataError
+from disttrain.files import user_path
 
 _SHOWN = 5
 
@@ -20,7 +21,7 @@ def require_path(data: DataConfig) -> Path:
     """`data.path` as a path that exists. Raises DataError."""
     if data.path is None:
         raise DataError(f"data.name={data.name} needs data.path: the folder or file that holds the data.")
-    path = Path(data.path).expanduser()
+    path = user_path(data.path)
     if not path.exists():
         raise DataError(f"data.path={data.path} does not exist (looked in {Path.cwd()}).")
     return path
