@@ -49,7 +49,8 @@ def _kind(fingerprint: str) -> str:
 
 
 def _short(fingerprint: str) -> str:
-    return f"{fingerprint[: len(_kind(fingerprint)) + 13]}..."
+    kind, colon, digest = fingerprint.rpartition(":")
+    return f"{kind}{colon}{digest[:12]}..."
 
 
 def _sampled(dataset: Dataset) -> str:
