@@ -51,10 +51,10 @@ def file_identity(path: Path) -> str:
 def replacing(path: Path, durable: bool = False) -> Iterator[TextIO]:
     """A file to write that takes the place of `path` once it is complete: a reader sees the old text or the new, never
     a part, and after an exception the old one is still there. With `durable` it is on the disk by then, so that this
-    holds for a crash of the machine too. Raises OSError."""
+    holds for a crash of the machine too. File names in it that are not UTF-8 keep their bytes. Raises OSError."""
     beside = _name_beside(path)
     try:
-        with beside.open("w", encoding="utf-8", newline="") as file:
+        with beside.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
             yield file
             if durable:
                 file.flush()

@@ -132,7 +132,8 @@ class ControlPlane:
 
     def send_to_rank_zero(self, text: str) -> None:
         """Put a piece of text there for rank zero, which reads this rank's pieces in order; an empty one ends them."""
-        self.store.set(f"text/{self.env.rank}/{self._sent}", text)
+        # As bytes, because file names in it need not be UTF-8.
+        self.store.set(f"text/{self.env.rank}/{self._sent}", text.encode(errors="surrogateescape"))  # type: ignore[arg-type]
         self._sent += 1
 
     def recv(self, rank: int) -> Iterator[str]:
@@ -140,7 +141,7 @@ class ControlPlane:
         for index in itertools.count():
             key = f"text/{rank}/{index}"
             self._await(key, f"text {index} of rank {rank}", lambda: [rank])
-            piece = self.store.get(key).decode()
+            piece = self.store.get(key).decode(errors="surrogateescape")
             self.store.delete_key(key)
             if not piece:
                 return

@@ -93,7 +93,7 @@ class RankLogging:
     def open_file(self, path: Path) -> None:
         """From now on write everything to this rank's own file too."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        handler = _RankFile(path, encoding="utf-8")
+        handler = _RankFile(path, encoding="utf-8", errors="backslashreplace")
         handler.setFormatter(logging.Formatter(f"%(asctime)s %(levelname)s rank {self.rank}: %(message)s"))
         self._add(handler)
 

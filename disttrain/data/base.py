@@ -22,6 +22,8 @@ class ImageArrays:
     scene_names: tuple[str, ...] = ()
     is_test: np.ndarray | None = None
     """bool [n]: the published split, where there is one."""
+    is_val: np.ndarray | None = None
+    """bool [n]: which of the others are published for validation, where that is so."""
 
     def __len__(self) -> int:
         return len(self.labels)

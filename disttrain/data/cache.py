@@ -87,7 +87,7 @@ def _build_entry(entry: Path, build: Callable[[Path], ImageArrays]) -> None:
 
 
 def _write_entry(folder: Path, arrays: ImageArrays) -> None:
-    columns = {"labels": arrays.labels, "scenes": arrays.scenes, "is_test": arrays.is_test}
+    columns = {name: getattr(arrays, name) for name in ("labels", "scenes", "is_test", "is_val")}
     if isinstance(arrays.images, np.memmap) and Path(str(arrays.images.filename)).parent.samefile(folder):
         arrays.images.flush()
     else:
@@ -149,14 +149,10 @@ def _open_entry(entry: Path, meta: dict[str, Any]) -> ImageArrays | None:
         return np.load(entry / file, mmap_mode="r" if mapped else None) if file in meta["files"] else None
 
     try:
-        images, labels, scenes, is_test = (
-            column("images", mapped=True),
-            column("labels"),
-            column("scenes"),
-            column("is_test"),
-        )
+        images, labels = column("images", mapped=True), column("labels")
+        scenes, is_test, is_val = column("scenes"), column("is_test"), column("is_val")
     except FileNotFoundError:
         return None
     if images is None or labels is None:
         raise DataError(f"the cache entry {entry} is incomplete: remove it and start again.")
-    return ImageArrays(images, labels, tuple(meta["class_names"]), scenes, tuple(meta["scene_names"]), is_test)
+    return ImageArrays(images, labels, tuple(meta["class_names"]), scenes, tuple(meta["scene_names"]), is_test, is_val)

@@ -11,6 +11,7 @@ from disttrain.config.sections import DataConfig
 from disttrain.config.user_code import import_object
 from disttrain.data.base import Dataset, ImageArrays, MapDataset
 from disttrain.data.split import assign_splits, build_splits, sample_fractions
+from disttrain.data.statistics import check_channels_first
 from disttrain.errors import ConfigError, DataError, unknown_name
 from disttrain.files import expand_home
 
@@ -72,6 +73,7 @@ def _check_labels(name: str, arrays: ImageArrays) -> None:
             f"{name} has images {arrays.images.dtype} {arrays.images.shape} for {len(arrays.labels)} labels: "
             "expected uint8 [n, channels, height, width] with one label each."
         )
+    check_channels_first(arrays.images.shape[1:])
 
 
 def _open_user_dataset(data: DataConfig) -> Dataset:

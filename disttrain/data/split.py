@@ -16,7 +16,7 @@ Splits = dict[str, np.ndarray]
 
 def unit_hash(text: str) -> float:
     """A number in [0, 1) that depends on nothing but the text: the first 8 bytes of its sha256 over 2^64."""
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
+    return int.from_bytes(hashlib.sha256(text.encode(errors="surrogateescape")).digest()[:8], "big") / 2**64
 
 
 def sample_fractions(count: int) -> np.ndarray:
@@ -47,6 +47,12 @@ def build_splits(data: DataConfig, arrays: ImageArrays) -> Splits:
     if kind == "official":
         if arrays.is_test is None:
             raise ConfigError(f"data.split=official: {data.name} has no published split. Use scene or random.")
+        if arrays.is_val is not None:
+            train = ~(arrays.is_test | arrays.is_val)
+            return {
+                "train": np.flatnonzero(train), "val": np.flatnonzero(arrays.is_val),
+                "test": np.flatnonzero(arrays.is_test),
+            }  # fmt: skip
         fractions = np.where(arrays.is_test, -1.0, sample_fractions(len(arrays)))
         return assign_splits(fractions, 0.0, data.val_fraction)
     return assign_splits(sample_fractions(len(arrays)), data.test_fraction, data.val_fraction)

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from disttrain.data.base import Dataset, ImageArrays
+from disttrain.errors import DataError
 
 _STREAMED = 4096  # training images looked at where they are not decoded beforehand
 _BLOCK = 8192
@@ -39,7 +40,19 @@ def channel_statistics(dataset: Dataset) -> tuple[tuple[float, ...], tuple[float
 
 
 def as_image(sample: object) -> np.ndarray | torch.Tensor | None:
-    """The sample if it is a uint8 image [channels, height, width], else None."""
+    """The sample if it is a uint8 image [channels, height, width], else None. Raises DataError for another order."""
     if isinstance(sample, np.ndarray | torch.Tensor) and sample.ndim == 3 and str(sample.dtype).endswith("uint8"):
+        check_channels_first(tuple(sample.shape))
         return sample
     return None
+
+
+def check_channels_first(shape: tuple[int, ...]) -> None:
+    """Raise DataError for the shape of a uint8 image that can only be [height, width, channels]."""
+    first, rows, last = shape
+    if last < first and last != rows and (first > 4 or first == rows):
+        raise DataError(
+            f"images of shape {list(shape)} are [height, width, channels], as PIL and OpenCV have them: a uint8 image "
+            "is [channels, height, width] here, as torch has it. Give image.transpose(2, 0, 1) (numpy) or "
+            "image.permute(2, 0, 1) (torch)."
+        )

@@ -70,12 +70,12 @@ def _collate(items: list[Any]) -> Any:
         return DataError(f"samples of the dataset do not fit into one batch: {error}")
 
 
-def _end_with(rank: int, worker: int) -> None:
-    """A loader process ends with its rank at once; torch's own look at the parent comes every 5 s."""
+def end_with_parent(rank: int, worker: int) -> None:
+    """For a loader process: it ends with its rank at once; torch's own look at the parent comes every 5 s."""
     die_with_parent(rank)
 
 
-def _forked(loader: DataLoader[Any]) -> Iterator[Any]:
+def started(loader: DataLoader[Any]) -> Iterator[Any]:
     """Start the loader processes. They must not collect what this rank has left to its collector, such as the process
     group of a training before: its threads are not there to be ended in them."""
     gc.freeze()
@@ -114,11 +114,11 @@ class StreamedSamples:
             batch_sampler=_Batches(ids, 0 if epoch is None else mix(self.seed, epoch) | 1),
             collate_fn=_collate,
             num_workers=workers,
-            worker_init_fn=partial(_end_with, os.getpid()),
+            worker_init_fn=partial(end_with_parent, os.getpid()),
             prefetch_factor=self.data.prefetch_batches if workers else None,
             pin_memory=self.device.type == "cuda",
         )
-        for part, batch in zip(ids, _forked(loader), strict=True):
+        for part, batch in zip(ids, started(loader), strict=True):
             if isinstance(batch, DataError):
                 raise batch
             inputs, targets = (tensor.to(self.device, non_blocking=True) for tensor in batch)

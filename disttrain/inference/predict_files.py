@@ -11,8 +11,9 @@ import glob
 import io
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -21,7 +22,9 @@ import numpy as np
 from disttrain.comm.control_plane import ControlPlane
 from disttrain.comm.device import pick_device
 from disttrain.data.batch_plan import rank_slice
-from disttrain.data.images import DECODE_ERRORS, IMAGE_SUFFIXES, ImageStore, decode_image, describe_unreadable
+from disttrain.data.decode import UnreadableImage, decode_image, image_suffixes
+from disttrain.data.file_kind import is_zip
+from disttrain.data.image_store import ImageStore, read_image_file
 from disttrain.errors import DataError
 from disttrain.files import replacing
 from disttrain.inference.predictor import Predictor
@@ -35,11 +38,12 @@ _PIECE = 1 << 20  # characters that travel to rank zero at once
 
 @dataclass(frozen=True)
 class _Item:
-    """One image to classify: shown as `path`, read from `store`; without a store it is not there at all."""
+    """One image to classify."""
 
     path: str
-    store: ImageStore | None
-    name: str
+    """As it is shown."""
+    read: Callable[[], bytes]
+    """Raises UnreadableImage."""
 
 
 def predict_files(
@@ -83,6 +87,8 @@ def predict_files(
 def _open_output(output: str | None) -> Iterator[TextIO]:
     """Standard output, or a file that is there only once it is complete."""
     if output is None:
+        if isinstance(sys.stdout, io.TextIOWrapper):  # names are bytes that need not be text: they go out as they are
+            sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
         yield sys.stdout
         return
     try:
@@ -122,15 +128,27 @@ def _expand(inputs: Sequence[str]) -> Iterator[_Item]:
         if not paths and any(sign in given for sign in "*?["):
             raise DataError(f"{given} matches no file.")
         for path in map(Path, paths or [given]):
-            if path.is_dir() or path.suffix.lower() == ".zip":
-                store = ImageStore(path)
-                names = store.names()
-                if not names:
-                    raise DataError(f"{path} holds no images ({', '.join(IMAGE_SUFFIXES)}).")
-                for name in names:
-                    yield _Item(f"{path}/{name}", store, name)
+            # An image may have a zip behind it; a zip has no image's suffix.
+            if path.is_dir() or (path.suffix.lower() not in image_suffixes() and is_zip(path)):
+                yield from _expand_store(ImageStore(path))
             else:
-                yield _Item(str(path), ImageStore(path.parent) if path.exists() else None, path.name)
+                yield _Item(str(path), partial(read_image_file, path))
+
+
+def _expand_store(store: ImageStore) -> Iterator[_Item]:
+    listing = store.listing
+    if not listing.images and not listing.unreadable:
+        suffixes = ", ".join(image_suffixes())
+        raise DataError(f"{store.path} holds no images{listing.describe_others()}. Images are {suffixes}.")
+    if left_out := listing.describe_left_out():
+        log.warning("%s: left out %s", store.path, left_out)
+    for name in sorted([*listing.images, *listing.unreadable]):
+        reason = listing.unreadable.get(name)
+        yield _Item(f"{store.path}/{name}", partial(store.read, name) if reason is None else partial(_fail, reason))
+
+
+def _fail(reason: str) -> bytes:
+    raise UnreadableImage(reason)
 
 
 def _predict_rows(predictor: Predictor, items: list[_Item]) -> Iterator[dict[str, Any]]:
@@ -146,13 +164,11 @@ def _predict_rows(predictor: Predictor, items: list[_Item]) -> Iterator[dict[str
 
 def _read(item: _Item, spec: ModelSpec) -> np.ndarray | str:
     """The image, or why there is none."""
-    if item.store is None:
-        return "no such file"
     channels, height, width = spec.input_shape
     try:
-        return decode_image(item.store.read(item.name), (channels, height, width), spec.resize)
-    except DECODE_ERRORS as error:
-        return describe_unreadable(error)
+        return decode_image(item.read(), (channels, height, width), spec.resize)
+    except UnreadableImage as error:
+        return str(error)
 
 
 def _row(probabilities: np.ndarray, spec: ModelSpec) -> dict[str, Any]:

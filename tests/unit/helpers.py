@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from disttrain.config.sections import DataConfig
+from disttrain.data.image_store import ImageStore
 
 SCENES = ("20160101_180000_0001", "20160202_180000_0002", "20160303_180000_0003")
 
@@ -48,6 +49,11 @@ def write_zip(path: Path, files: Mapping[str, bytes]) -> Path:
         for name, content in files.items():
             archive.writestr(name, content)
     return path
+
+
+def store_of(tmp_path: Path, kind: str, files: Mapping[str, bytes]) -> ImageStore:
+    """The files as a folder or as a zip."""
+    return ImageStore(write_folder(tmp_path / "f", files) if kind == "folder" else write_zip(tmp_path / "f.zip", files))
 
 
 def planesnet_json(made: Mapping[str, np.ndarray]) -> dict[str, list]:

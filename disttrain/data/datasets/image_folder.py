@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from disttrain.config.sections import DataConfig
 from disttrain.data.base import ImageArrays, MapDataset
 from disttrain.data.cache import cached_arrays
-from disttrain.data.datasets.reading import read_images, require_path, require_some
-from disttrain.data.images import DECODE_ERRORS, ImageStore, decode_image, describe_unreadable
+from disttrain.data.class_tree import ClassTree, arrange
+from disttrain.data.datasets.reading import DECODING_RULES, open_store, read_images, report_unreadable
+from disttrain.data.decode import UnreadableImage, decode_image, image_size
+from disttrain.data.image_store import ImageStore
 from disttrain.errors import DataError
 from disttrain.files import file_identity
-
-_TEST_FOLDERS = ("test", "val")
 
 
 class ImageFiles:
@@ -41,56 +39,75 @@ class ImageFiles:
         """Raises DataError for an image that cannot be read."""
         try:
             image = decode_image(self.store.read(self.names[index]), self.shape, self.resize)
-        except DECODE_ERRORS as error:
+        except UnreadableImage as error:
             raise _cannot_be_used(self.store, self.names[index], error) from None
         return image, int(self.labels[index])
 
 
 def open_image_folder(data: DataConfig, verify: bool) -> tuple[ImageArrays | MapDataset, ImageArrays, str]:
-    """The images below `data.path`: (samples, a table without pixels for the split, fingerprint)."""
-    path = require_path(data)
-    store = ImageStore(path)
-    names = store.names()
-    require_some(len(names), f"{path} holds no images. image_folder is root/class/image.png.")
-    published = {name.split("/")[0] for name in names} <= {"train", *_TEST_FOLDERS}
-    depth = 1 if published else 0
-    loose = [name for name in names if name.count("/") < depth + 1]
-    if loose:
-        raise DataError(
-            f"{path / loose[0]} is in no class folder ({len(loose)} such images). Use root/class/image.png."
-        )
-    classes = sorted({name.split("/")[depth] for name in names})
-    labels = np.array([classes.index(name.split("/")[depth]) for name in names], dtype=np.int64)
-    is_test = np.array([name.split("/")[0] in _TEST_FOLDERS for name in names]) if published else None
-    shape = (3, *(data.image_size or _first_size(store, names, data.skip_unreadable)))
-    signature = ["image_folder", str(shape), str(data.image_size), str(data.skip_unreadable)]
-    signature += [file_identity(path), *store.signature()]
-    table = ImageArrays(np.empty((len(names), 0)), labels, tuple(classes), is_test=is_test)
-    decoded_mib = len(names) * int(np.prod(shape)) / 2**20
+    """The images below `data.path`: (samples, a table without pixels for the split, fingerprint). Raises DataError."""
+    store = open_store(data)
+    unreadable = list(store.listing.unreadable.items())
+    if unreadable:
+        report_unreadable(store, unreadable, len(unreadable) + len(store.names()), data.skip_unreadable)
+    tree = arrange(store.listing, store.path)
+    shape = (3, *(data.image_size or _first_size(store, tree.names, data.skip_unreadable)))
+    table = _arrays(tree, np.empty((len(tree.names), 0)), np.ones(len(tree.names), dtype=bool))
+    decoded_mib = len(tree.names) * int(np.prod(shape)) / 2**20
     if data.placement == "stream" or (data.placement == "auto" and decoded_mib > data.device_budget_mib):
-        return ImageFiles(store, names, labels, shape, data.image_size is not None), table, ""
+        return ImageFiles(store, tree.names, tree.labels, shape, data.image_size is not None), table, ""
 
     def read(folder: Path) -> ImageArrays:
-        images, keep = read_images(store, names, shape, data, folder)
-        return ImageArrays(images, labels[keep], tuple(classes), is_test=None if is_test is None else is_test[keep])
+        images, keep = read_images(store, tree.names, shape, data, folder)
+        _require_every_class(tree, keep, store)
+        return _arrays(tree, images, keep)
 
-    arrays, fingerprint = cached_arrays(signature, data.cache_dir, verify, read)
+    fields = [str(shape), str(data.image_size), str(data.skip_unreadable)]
+    key = ["image_folder", DECODING_RULES, *fields, file_identity(store.path), *_layout(tree), *store.signature()]
+    arrays, fingerprint = cached_arrays(key, data.cache_dir, verify, read)
     return arrays, arrays, fingerprint
+
+
+def _layout(tree: ClassTree) -> list[str]:
+    """What the folders were taken for: empty ones show in no file's name."""
+    return [*tree.class_names, "no splits" if tree.splits is None else "splits"]
+
+
+def _arrays(tree: ClassTree, images: np.ndarray, keep: np.ndarray) -> ImageArrays:
+    """With a folder for validation and none for testing, the figure at the end is taken on that one."""
+    is_test = is_val = None
+    if tree.splits is not None:
+        splits = tree.splits[keep]
+        is_val = splits == "val" if "test" in tree.splits and "val" in tree.splits else None
+        is_test = splits == "test" if is_val is not None else splits != "train"
+    return ImageArrays(images, tree.labels[keep], tree.class_names, is_test=is_test, is_val=is_val)
+
+
+def _require_every_class(tree: ClassTree, keep: np.ndarray, store: ImageStore) -> None:
+    """Raise DataError for a class of which no image can be used, or none to train on where there are some of others."""
+    if tree.splits is not None and "train" in tree.splits:
+        keep = keep & (tree.splits == "train")
+    kept = np.bincount(tree.labels[keep], minlength=len(tree.class_names))
+    lost = [name for name, count in zip(tree.class_names, kept, strict=True) if count == 0]
+    if lost:
+        raise DataError(
+            f"none of the images of {', '.join(lost)} in {store.path} can be used: a class needs images. Repair them, "
+            "or remove the folder."
+        )
 
 
 def _first_size(store: ImageStore, names: list[str], skip_unreadable: bool) -> tuple[int, int]:
     for name in names:
         try:
-            with Image.open(io.BytesIO(store.read(name))) as image:
-                return image.height, image.width
-        except DECODE_ERRORS as error:
+            return image_size(store.read(name))
+        except UnreadableImage as error:
             if not skip_unreadable:
                 raise _cannot_be_used(store, name, error) from None
     raise DataError(f"none of the {len(names)} images in {store.path} can be used.")
 
 
-def _cannot_be_used(store: ImageStore, name: str, error: BaseException) -> DataError:
+def _cannot_be_used(store: ImageStore, name: str, error: UnreadableImage) -> DataError:
     return DataError(
-        f"{store.path / name} cannot be used: {describe_unreadable(error)}. Repair or remove it; for images of "
-        "several sizes set data.image_size=[height, width]."
+        f"{store.path / name} cannot be used: {error}. Repair or remove it, or set data.skip_unreadable=true to go on "
+        "without it (not where images are streamed); for images of several sizes set data.image_size=[height, width]."
     )

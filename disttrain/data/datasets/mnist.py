@@ -7,6 +7,7 @@ then the values.
 from __future__ import annotations
 
 import gzip
+import math
 import zlib
 from pathlib import Path
 
@@ -15,27 +16,46 @@ import numpy as np
 from disttrain.config.sections import DataConfig
 from disttrain.data.base import ImageArrays
 from disttrain.data.cache import cached_arrays, default_cache_dir
+from disttrain.data.datasets.reading import require_path
+from disttrain.data.file_kind import kind_of_bytes, kind_of_file
 from disttrain.errors import DataError
 from disttrain.files import file_identity, user_path
 
 CLASS_NAMES = tuple("0123456789")
+_GZIP = b"\x1f\x8b"
+_TYPES = {0x09: "int8", 0x0B: "int16", 0x0C: "int32", 0x0D: "float32", 0x0E: "float64"}
 _FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 
 
 def open_mnist(data: DataConfig, verify: bool) -> tuple[ImageArrays, str]:
     """The digits below `data.path`, or downloaded by torchvision where that is not given, and their fingerprint."""
-    files = _find_files(user_path(data.path)) if data.path else _download(data)
+    files = _find_files(_folder(data)) if data.path else _download(data)
     return cached_arrays(["mnist", *map(file_identity, files)], data.cache_dir, verify, lambda folder: _read(files))
+
+
+def _folder(data: DataConfig) -> Path:
+    path = require_path(data)
+    if not path.is_dir():
+        raise DataError(
+            f"data.path={data.path} is {kind_of_file(path)}, not a folder. MNIST is a folder with the four IDX files "
+            f"{', '.join(_FILES)}: unpack it, or give the folder."
+        )
+    return path
 
 
 def _find_files(root: Path) -> list[Path]:
     found: list[Path] = []
     for name in _FILES:
-        places = [root / sub / (name + end) for sub in ("", "MNIST/raw", "raw") for end in ("", ".gz")]
+        # As published, as torchvision keeps them, and as on Kaggle: with a dot, each in a folder of its own name.
+        names = (name, name.replace("-idx", ".idx"))
+        places = [root / sub / (one + end) for sub in ("", "MNIST/raw", "raw", *names) for one in names
+                  for end in ("", ".gz")]  # fmt: skip
         file = next((path for path in places if path.is_file()), None)
         if file is None:
+            there = sorted(path.name for path in root.iterdir())[:8] if root.is_dir() else []
             raise DataError(
-                f"data.path={root} has no {name} or {name}.gz. MNIST is the four IDX files {', '.join(_FILES)}."
+                f"data.path={root} has no {name} or {name}.gz. MNIST is the four IDX files {', '.join(_FILES)}; "
+                f"there is {', '.join(there) or 'nothing'}."
             )
         found.append(file)
     return found
@@ -75,17 +95,34 @@ def _read(files: list[Path]) -> ImageArrays:
 
 
 def _read_idx(file: Path) -> np.ndarray:
-    """An IDX file of uint8 values. Raises DataError where it is damaged."""
+    """An IDX file of uint8 values, gzipped or not, whatever its name says. Raises DataError where it is damaged."""
     try:
-        content = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
+        content = file.read_bytes()
+        if content.startswith(_GZIP):
+            content = gzip.decompress(content)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{file} is damaged: {error}. Copy or download it again.") from None
     if len(content) < 4 or content[:3] != b"\0\0\x08":
-        raise DataError(f"{file} is not an IDX file of uint8 values: it begins with {content[:4]!r}.")
-    dimensions = content[3]
-    header = content[4 : 4 + 4 * dimensions]
-    shape = np.frombuffer(header[: len(header) // 4 * 4], dtype=">i4").astype(int)
-    values = np.frombuffer(content, dtype=np.uint8, offset=min(4 + 4 * dimensions, len(content)))
-    if len(shape) != dimensions or values.size != int(np.prod(shape)) or values.size == 0:
-        raise DataError(f"{file} is cut short: its header says {tuple(shape)}, it holds {values.size} values.")
-    return values.reshape(shape)
+        kind = _TYPES.get(content[2]) if content[:2] == b"\0\0" and len(content) >= 4 else None
+        what = f"an IDX file of {kind} values" if kind else kind_of_bytes(content) or "of an unknown kind"
+        raise DataError(
+            f"{file} is not an IDX file of uint8 values: it begins with {content[:4]!r} (it is {what}). Copy or "
+            "download it again."
+        )
+    if content[3] not in (1, 3):
+        raise DataError(
+            f"{file} has {content[3]} dimensions: MNIST's images have 3, its labels 1. Give MNIST's own files."
+        )
+    start = 4 + 4 * content[3]
+    shape = tuple(int.from_bytes(content[at : at + 4], "big") for at in range(4, start, 4))
+    expected, found = math.prod(shape), len(content) - start
+    if found < expected or found < 0:
+        raise DataError(f"{file} is cut short: its header says {shape}, it holds {max(found, 0)} values.")
+    if found > expected:
+        raise DataError(
+            f"{file} is {found - expected} bytes too long: its header says {shape}, it holds {found} values. Copy or "
+            "download it again."
+        )
+    if found == 0:
+        raise DataError(f"{file} is empty: its header says {shape}.")
+    return np.frombuffer(content, dtype=np.uint8, offset=start).reshape(shape)

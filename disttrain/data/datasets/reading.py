@@ -10,10 +10,14 @@ import numpy as np
 from tqdm import tqdm
 
 from disttrain.config.sections import DataConfig
-from disttrain.data.images import BadImages, ImageStore, decode_all
+from disttrain.data.decode_all import BadImages, decode_all
+from disttrain.data.image_store import ImageStore
 from disttrain.errors import DataError
 from disttrain.files import user_path
+from disttrain.log import log
 
+DECODING_RULES = "2"
+"""Part of every cache key: another number wherever the same file gives other pixels than before."""
 _SHOWN = 5
 
 
@@ -25,6 +29,14 @@ def require_path(data: DataConfig) -> Path:
     if not path.exists():
         raise DataError(f"data.path={data.path} does not exist (looked in {Path.cwd()}).")
     return path
+
+
+def open_store(data: DataConfig) -> ImageStore:
+    """The images below `data.path`; what is left out there is counted in a warning. Raises DataError."""
+    store = ImageStore(require_path(data))
+    if left_out := store.listing.describe_left_out():
+        log.warning("%s: left out %s", store.path, left_out)
+    return store
 
 
 def require_some(count: int, otherwise: str) -> None:

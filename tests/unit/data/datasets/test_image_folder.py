@@ -108,7 +108,7 @@ def test_images_of_several_sizes_need_a_size(tmp_path: Path) -> None:
 
 def test_an_image_in_no_class_folder_is_named(tmp_path: Path) -> None:
     source = write_folder(tmp_path / "root", {**tree(), "loose.png": png(random_image(0))})
-    assert "loose.png is in no class folder (1 such images). Use root/class/image.png" in refused(source)
+    assert "loose.png is in no class folder (1 such images). image_folder is root/class/image.png" in refused(source)
     split = write_folder(tmp_path / "split", {**tree(below="train/"), "test/loose.png": png(random_image(0))})
     assert "test/loose.png is in no class folder" in refused(split)
 
