@@ -1,4 +1,5 @@
-"""Processes as other processes of the same machine see them. Linux; elsewhere nothing is known of them."""
+"""Processes as other processes of the same machine see them (on Linux; elsewhere nothing is known of them), and calls
+that nobody has to wait for."""
 
 from __future__ import annotations
 
@@ -7,9 +8,12 @@ import functools
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
+
+T = TypeVar("T")
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
@@ -83,3 +87,40 @@ def _stat(pid: int) -> tuple[str, str] | None:
     except OSError:
         return None
     return fields[0], fields[19]
+
+
+class BackgroundCall(Generic[T]):
+    """One call in a thread of its own."""
+
+    def __init__(self, work: Callable[[], T]) -> None:
+        self._work = work
+        self._value: list[T] = []
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="background call", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._value.append(self._work())
+        except BaseException as error:
+            self._error = error
+
+    def is_done(self, timeout_s: float = 0.0) -> bool:
+        """Whether it has ended within that time."""
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def result(self) -> T:
+        """What a call that is done has returned or raised."""
+        if self._error is not None:
+            raise self._error
+        return self._value[0]
+
+
+def run_with_timeout(timeout_s: float, work: Callable[[], T]) -> T:
+    """What `work` returns or raises. Raises TimeoutError where it takes longer; it may then go on for all that anybody
+    waits for it."""
+    call = BackgroundCall(work)
+    if not call.is_done(timeout_s):
+        raise TimeoutError(f"no answer within {timeout_s:g} s")
+    return call.result()

@@ -106,7 +106,7 @@ def find_fault(path: Path) -> str | None:
     try:
         for name, record in _read_manifest(path).items():
             size = (path / name).stat().st_size
-            if record.bytes not in (size, -1):
+            if record.bytes != size:
                 return f"{name} is not what was written (it has {size:,} bytes instead of {record.bytes:,})"
             if file_sha256(path / name) != record.sha256:
                 return f"{name} is not what was written (its sha256 differs)"
@@ -125,17 +125,13 @@ def _read_manifest(path: Path) -> dict[str, FileRecord]:
     """The files of a checkpoint. Raises OSError or _ManifestFault."""
     try:
         content: dict[str, Any] = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-        if "format" not in content and "sha256" in content:  # as the first version of disttrain wrote it
-            files = {name: FileRecord(-1, digest) for name, digest in content["sha256"].items()}
-        else:
-            own = content.pop(_OWN_DIGEST)
-            if content["format"] != _FORMAT and own == _digest(content):
-                raise _ManifestFault(
-                    f"{MANIFEST} has format {content['format']}, this version of disttrain reads format {_FORMAT}"
-                )
-            if own != _digest(content):
-                raise _ManifestFault(f"{MANIFEST} is damaged (its sha256 differs)")
-            files = {name: FileRecord(**record) for name, record in content["files"].items()}
+        if content.pop(_OWN_DIGEST) != _digest(content):
+            raise _ManifestFault(f"{MANIFEST} is damaged (its sha256 differs)")
+        if content["format"] != _FORMAT:
+            raise _ManifestFault(
+                f"{MANIFEST} has format {content['format']}, this version of disttrain reads format {_FORMAT}"
+            )
+        files = {name: FileRecord(**record) for name, record in content["files"].items()}
         step = content["step"]
     except (ValueError, KeyError, TypeError, AttributeError):
         raise _ManifestFault(f"{MANIFEST} is damaged") from None

@@ -25,6 +25,7 @@ from disttrain.comm.heartbeat import Heartbeat, Peer
 from disttrain.comm.lost_peers import describe_missing, render_position
 from disttrain.errors import PeerLostError
 from disttrain.log import log
+from disttrain.processes import run_with_timeout
 from disttrain.telemetry.phases import SAVING, WAITING
 
 T = TypeVar("T")
@@ -35,7 +36,7 @@ _NO_ANSWER_S = 3.0  # from the store, which else answers every second
 _LEAVE_S = 20.0  # for the failure protocol and for closing, when the work has ended
 _FROZEN_S = 3.0  # between two ticks
 _WORK_S = 2.0  # for each thing that may block, on the way out
-_SETTLE_S = 12.0
+_REPORT_S = 12.0
 # DDP reduces in `backward`, and a GPU's work is waited for where its results are first read.
 _MAY_WAIT = frozenset({WAITING, "backward", "optimizer"})
 _WAITS_ON_CPU = frozenset({WAITING})
@@ -132,7 +133,7 @@ class Watchdog:
 
         def report() -> str:
             known = [one for one in blocking if one.rank != heartbeat.rank]
-            shown = within(_WORK_S, lambda: heartbeat.with_stacks(known)) or known
+            shown = _attempt(_WORK_S, lambda: heartbeat.with_stacks(known)) or known
             shown += [one for one in blocking if one.rank == heartbeat.rank]
             return f"{render_hang(ranks, shown, waited_s, limit_s)}\n{_AGAIN}"
 
@@ -145,7 +146,7 @@ class Watchdog:
         text = report() + recorded if report is not None else None
         is_told = threading.Event()
 
-        def settle() -> int:
+        def report_and_leave() -> int:
             if text is not None and failure_log.post(self._failure(heartbeat, text)) == 1:
                 failure_log.abort()
                 _write_to_rank_file(text)
@@ -164,7 +165,7 @@ class Watchdog:
             failure_log.sign_off(control_plane.env.hosts_store, absent)
             return code
 
-        code = within(_SETTLE_S, settle)
+        code = _attempt(_REPORT_S, report_and_leave)
         if not is_told.is_set() and text is not None:
             self._say_here(text)
         _exit(PeerLostError.exit_code if code is None else code)
@@ -173,7 +174,7 @@ class Watchdog:
         """A report that could not be agreed on: once on each host."""
         _write_to_rank_file(text)
         if self._control_plane.speaks_for_host:
-            within(_WORK_S, lambda: self._tell(text))
+            _attempt(_WORK_S, lambda: self._tell(text))
 
     def _failure(self, heartbeat: Heartbeat, text: str) -> Failure:
         return Failure(heartbeat.rank, heartbeat.own().beat.host, PeerLostError.exit_code, text)
@@ -191,27 +192,20 @@ class Watchdog:
     def _recorded(self) -> str:
         """A sentence that names this rank's dump of torch's flight recorder, where there is one."""
         logs_dir, rank = self._control_plane.logs_dir, self._control_plane.env.rank
-        path = within(_WORK_S, lambda: flight_recorder.dump(logs_dir, rank)) if logs_dir is not None else None
+        path = _attempt(_WORK_S, lambda: flight_recorder.dump(logs_dir, rank)) if logs_dir is not None else None
         if path is None:
             return ""
         command = flight_recorder.how_to_read(path)
         return f"\nWhat was exchanged last is in {path}; to read it with those of the other ranks: {command}"
 
 
-def within(seconds: float, work: Callable[[], T]) -> T | None:
-    """What `work` returns, or None where it takes longer or fails. It may go on for all that anybody waits for it."""
-    results: list[T] = []
-
-    def run() -> None:
-        try:
-            results.append(work())
-        except Exception as error:
-            log.debug("on the way out", exc_info=error)
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    return results[0] if results else None
+def _attempt(timeout_s: float, work: Callable[[], T]) -> T | None:
+    """What `work` returns, or None where it takes longer or fails."""
+    try:
+        return run_with_timeout(timeout_s, work)
+    except BaseException as error:  # whatever it is, this rank has to end
+        log.debug("on the way out", exc_info=error)
+        return None
 
 
 def _write_to_rank_file(text: str) -> None:
@@ -223,9 +217,9 @@ def _write_to_rank_file(text: str) -> None:
             if isinstance(handler, logging.FileHandler):
                 handler.handle(record)
 
-    within(_WORK_S, write)
+    _attempt(_WORK_S, write)
 
 
 def _exit(code: int) -> None:
-    within(_WORK_S, sys.stdout.flush)
+    _attempt(_WORK_S, sys.stdout.flush)
     os._exit(code)

@@ -6,11 +6,12 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
 
-from disttrain.processes import GONE, ProcessId, process_state
+from disttrain.processes import GONE, ProcessId, process_state, run_with_timeout
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
 
@@ -46,3 +47,16 @@ def test_another_process_with_the_same_number_is_not_taken_for_it() -> None:
 
 def test_of_a_process_on_another_machine_nothing_is_known() -> None:
     assert process_state(ProcessId.own()._replace(machine="another boot pid:[1]")) is None
+
+
+def test_an_answer_in_time_is_passed_on_and_so_is_an_error() -> None:
+    assert run_with_timeout(5, lambda: 7) == 7
+    with pytest.raises(ZeroDivisionError):
+        run_with_timeout(5, lambda: 1 // 0)
+
+
+def test_an_answer_that_does_not_come_is_not_waited_for() -> None:
+    answer = threading.Event()
+    with pytest.raises(TimeoutError, match=r"no answer within 0\.05 s"):
+        run_with_timeout(0.05, answer.wait)
+    answer.set()

@@ -17,12 +17,13 @@ from torch.distributed.elastic.rendezvous.api import RendezvousError, Rendezvous
 
 from disttrain.errors import ConfigError, PeerLostError, Preempted, say_error
 from disttrain.launch.agent.local_ranks import Cause, LocalRanks
+from disttrain.launch.agent.poll import Poll
 from disttrain.launch.agent.rendezvous import RoundRendezvous
 from disttrain.launch.agent.signals import Interrupted, Signals
-from disttrain.launch.agent.timeouts import Poll, within
 from disttrain.launch.env import AGENT_VARIABLE, ROUND_VARIABLE
 from disttrain.launch.exit_codes import job_exit_code, may_run_again
 from disttrain.launch.stop import STOP_SIGNALS, kill_after_s
+from disttrain.processes import run_with_timeout
 
 _LEAVE_S = 5.0  # for ranks to notice by themselves that a peer is gone, and to report it
 _STORE_S = 5.0  # for an answer of the rendezvous, where the agent can do without
@@ -72,7 +73,7 @@ class Agent(LocalElasticAgent):
             self._shutdown()
             if code is not None and not _may_go_on(code):  # else the same job, run again, may meet here
                 with contextlib.suppress(Exception):  # its store may have gone with another node
-                    within(_STORE_S, self._rounds.shutdown)
+                    run_with_timeout(_STORE_S, self._rounds.shutdown)
 
     def _start_round(self) -> None:
         group, self._ranks = self._worker_group, LocalRanks({})
@@ -100,7 +101,7 @@ class Agent(LocalElasticAgent):
 
     def _watch(self) -> int | None:
         """Until this round ends: the exit code of the job, or None for another round."""
-        ranks, knocks = self._ranks, Poll(self._rounds.num_nodes_waiting)
+        ranks, nodes_waiting = self._ranks, Poll(self._rounds.num_nodes_waiting)
         while True:
             time.sleep(self._worker_group.spec.monitor_interval)
             ranks.poll()
@@ -111,8 +112,8 @@ class Agent(LocalElasticAgent):
             if not ranks.running:
                 return self._finished()
             try:
-                if (knocks() or 0) > 0:
-                    return self._after_knock()
+                if (nodes_waiting() or 0) > 0:
+                    return self._on_nodes_waiting()
             except (RendezvousError, DistError):
                 return self._after_loss_of_host()
 
@@ -120,30 +121,29 @@ class Agent(LocalElasticAgent):
         """A rank of this node has ended badly."""
         ranks, rounds = self._ranks, self._rounds
         cause = ranks.cause()
-        lost = _located(cause)
+        lost, says_why = _located(cause), cause.exit_code != PeerLostError.exit_code
         with _host_may_be_gone():  # at once: the other nodes look for it when this one waits for the next round
-            within(_STORE_S, lambda: rounds.post_note("lost", lost, again=cause.exit_code != PeerLostError.exit_code))
+            run_with_timeout(_STORE_S, lambda: rounds.post_note("lost", lost, replace=says_why))
         ranks.end_within(self._stop_s if cause.exit_code == Preempted.exit_code else _LEAVE_S)
         last = ranks.cause()
         with _host_may_be_gone():
-            if within(_STORE_S, lambda: rounds.read_note("joins")) is not None and _may_go_on(last.exit_code):
+            if run_with_timeout(_STORE_S, lambda: rounds.read_note("joins")) is not None and _may_go_on(last.exit_code):
                 _say(_JOINS)
                 return None
             if last != cause:
-                within(_STORE_S, lambda: rounds.post_note("lost", _located(last), again=True))
-            lost = within(_STORE_S, lambda: rounds.read_note("lost")) or lost
-        return self._again(lost, last.exit_code)
+                run_with_timeout(_STORE_S, lambda: rounds.post_note("lost", _located(last), replace=True))
+            lost = run_with_timeout(_STORE_S, lambda: rounds.read_note("lost")) or lost
+        return self._restart(lost, last.exit_code)
 
-    def _after_knock(self) -> int | None:
+    def _on_nodes_waiting(self) -> int | None:
         """Other nodes wait for the next round: new ones, or those of this round that have lost a rank."""
         ranks, rounds = self._ranks, self._rounds
         if (lost := rounds.read_note("lost")) is not None:
             ranks.end_within(_LEAVE_S)
             code = ranks.cause().exit_code if ranks.failed else PeerLostError.exit_code
-            return self._again(lost, code)
-        rounds.post_note(
-            "joins", "1"
-        )  # before a rank is asked to stop: ranks that leave without this note are preempted
+            return self._restart(lost, code)
+        # Before a rank is asked to stop: ranks that leave without this note are preempted.
+        rounds.post_note("joins", "1")
         ranks.send(STOP_SIGNALS[0])
         ranks.end_within(self._stop_s)
         if not ranks.failed:
@@ -154,7 +154,7 @@ class Agent(LocalElasticAgent):
         _say(_JOINS)
         return None
 
-    def _again(self, lost: str, code: int) -> int | None:
+    def _restart(self, lost: str, code: int) -> int | None:
         """None where the loss of a rank leads to another round."""
         if not may_run_again(code):
             if killed := self._ranks.killed:  # maybe the one that was to say why the job ends
@@ -215,7 +215,7 @@ def _located(cause: Cause) -> str:
 @contextlib.contextmanager
 def _host_may_be_gone() -> Iterator[None]:
     """For notes between the nodes without which this one goes on."""
-    with contextlib.suppress(DistError, RendezvousError):
+    with contextlib.suppress(DistError, RendezvousError, TimeoutError):
         yield
 
 

@@ -69,10 +69,10 @@ class RoundRendezvous(RendezvousHandler):
         self.round_id = f"{job}.{self._round}"
         return RendezvousInfo(store, found.rank, found.world_size, RendezvousStoreInfo(address, port))
 
-    def post_note(self, name: str, text: str, again: bool = False) -> None:
-        """Leave a note for the other nodes of this round; the first one stays, unless it is told `again`."""
+    def post_note(self, name: str, text: str, replace: bool = False) -> None:
+        """Leave a note for the other nodes of this round; the first one stays, unless it is to be replaced."""
         assert self._store is not None
-        if again:
+        if replace:
             self._store.set(f"disttrain/{name}", text)
         else:
             self._store.compare_set(f"disttrain/{name}", "", text)

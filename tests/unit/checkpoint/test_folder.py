@@ -1,15 +1,12 @@
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from disttrain.checkpoint import CheckpointValues, checkpoint_dir, find_checkpoint, find_fault, load_checkpoint
 from disttrain.errors import ConfigError, IntegrityError
-from disttrain.files import file_sha256
 
 from .saving import flip_bit, logged, names, save, tensors, writers
 
@@ -114,14 +111,6 @@ def test_what_another_rank_has_verified_is_loaded_unverified_but_never_from_a_fi
         load_checkpoint(two[1], verified=True)
 
 
-def test_a_checkpoint_of_the_first_version_loads(tmp_path: Path) -> None:
-    path = checkpoint_dir(tmp_path, 7)
-    path.mkdir()
-    save_file(tensors(7), path / "tensors.safetensors")
-    (path / "values.json").write_text('{"step": 7}')
-    digests = {name: file_sha256(path / name) for name in ("tensors.safetensors", "values.json")}
-    (path / "manifest.json").write_text(json.dumps({"step": 7, "sha256": digests}))
-    assert find_checkpoint(tmp_path) == path
-    assert torch.equal(load_checkpoint(path).tensors["model/w0"], tensors(7)["model/w0"])
-    flip_bit(path / "tensors.safetensors")
-    assert find_fault(path) == "tensors.safetensors is not what was written (its sha256 differs)"
+def test_a_manifest_of_another_format_is_refused(two: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("disttrain.checkpoint.folder._FORMAT", 3)
+    assert find_fault(two[1]) == "manifest.json has format 2, this version of disttrain reads format 3"

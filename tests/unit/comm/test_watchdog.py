@@ -11,7 +11,7 @@ import pytest
 
 from disttrain.comm.control_plane import ControlPlane
 from disttrain.comm.heartbeat import Heartbeat, Peer
-from disttrain.comm.watchdog import Watchdog, within
+from disttrain.comm.watchdog import Watchdog
 from disttrain.launch.env import RankEnv
 from disttrain.telemetry.phases import WAITING
 
@@ -37,16 +37,6 @@ def port() -> int:
         probe.bind(("127.0.0.1", 0))
         number: int = probe.getsockname()[1]
         return number
-
-
-def test_what_takes_too_long_or_fails_is_nobodys_wait() -> None:
-    held = threading.Event()
-    began = time.monotonic()
-    assert within(0.1, held.wait) is None
-    assert time.monotonic() - began < 2
-    held.set()
-    assert within(5, lambda: 1 // 0) is None
-    assert within(5, lambda: 7) == 7
 
 
 def test_a_rank_alone_needs_no_thread() -> None:

@@ -46,7 +46,7 @@ def check_two_rounds(nodes: list[RoundRendezvous]) -> list[RendezvousInfo]:
     assert [one.read_note("lost") for one in nodes] == ["rank 0 was killed"] * 2
     nodes[1].post_note("lost", "rank 1 lost a peer")
     assert nodes[0].read_note("lost") == "rank 0 was killed"
-    nodes[1].post_note("lost", "rank 1 had not ended", again=True)
+    nodes[1].post_note("lost", "rank 1 had not ended", replace=True)
     assert nodes[0].read_note("lost") == "rank 1 had not ended"
 
     nodes[1].restarts += 1
