@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from disttrain.import_path import leave_working_directory
+
+if __name__ == "__main__":
+    leave_working_directory()
+
 import logging
 import os
 import sys
 
 from disttrain.commands.main import main
+from disttrain.streams import secure_streams
 
 
 def run() -> None:
@@ -16,6 +22,7 @@ def run() -> None:
     torch's communication libraries at times abort a finished rank there ("terminate called without an active
     exception").
     """
+    secure_streams()
     try:
         code = main()
     except SystemExit as end:  # argparse: a usage error, or --help
@@ -24,10 +31,7 @@ def run() -> None:
         hvd.shutdown()  # as it would at exit: mpirun takes a rank that has not left MPI for one that was killed
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except OSError:  # nobody reads any more, as in `disttrain predict ... | head`
-            code = code or 1
+        stream.flush()
     os._exit(code)
 
 

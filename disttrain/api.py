@@ -20,6 +20,7 @@ from disttrain.launch.env import NodeEnv, RankEnv, resolve
 from disttrain.models.model_dir import WEIGHTS
 from disttrain.optim.loss import UserLoss
 from disttrain.run_dir import MODEL
+from disttrain.streams import fill_closed_streams
 from disttrain.training.prepare import Request
 from disttrain.training.run import run_training
 
@@ -49,6 +50,7 @@ def fit(
         sections: the config's sections as mappings, e.g. `optim={"lr": 0.1}, train={"epochs": 3}`.
     Raises DisttrainError, on the first rank that fails; the other ranks leave quietly with the same exit code.
     """
+    fill_closed_streams()
     config = build_config({name: dict(section) for name, section in sections.items()})
     env = resolve(os.environ) or RankEnv.alone()
     if isinstance(env, NodeEnv):

@@ -5,6 +5,7 @@ A message has three parts: the names and values, the rule they break, the way ou
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import sys
 from collections.abc import Callable, Iterable
@@ -62,8 +63,14 @@ def unknown_name(what: str, name: str, valid: Iterable[str]) -> str:
 
 def say_error(message: str) -> None:
     """One error message on standard error."""
-    sys.stderr.write(f"disttrain: error: {message}\n")
-    sys.stderr.flush()
+    say(f"error: {message}")
+
+
+def say(text: str) -> None:
+    """A line on standard error. Where that is closed or broken, nothing."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        sys.stderr.write(f"disttrain: {text}\n")
+        sys.stderr.flush()
 
 
 def exit_code_of(command: Callable[[], int]) -> int:

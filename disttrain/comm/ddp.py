@@ -26,7 +26,8 @@ _BEYOND_WATCHDOG_S = 15.0  # the watchdog ends a wait with a report; the process
 @contextlib.contextmanager
 def _nothing_on_standard_output() -> Iterator[None]:
     """What is printed there goes to standard error: gloo (torch 2.9) greets on it, which is for results alone."""
-    sys.stdout.flush()
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
     kept = os.dup(1)
     os.dup2(2, 1)
     try:

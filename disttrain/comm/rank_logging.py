@@ -23,7 +23,14 @@ class _Console(logging.Handler):
     """Standard error, above the progress bar where there is one."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(_with_level(record), file=sys.stderr)
+        _show(_with_level(record))
+
+
+def _show(line: str) -> None:
+    """A line on standard error. In a user's program that may be closed or broken: no reason to end a training."""
+    with contextlib.suppress(OSError, ValueError):
+        if sys.stderr is not None:
+            tqdm.write(line, file=sys.stderr)
 
 
 def _with_level(record: logging.LogRecord) -> str:
@@ -117,7 +124,7 @@ class RankLogging:
                 ranks_by_text.setdefault(text, []).append(rank)
         self._waiting = [entry for entry in self._waiting if entry[1] not in ranks_by_text]
         for text, ranks in ranks_by_text.items():
-            tqdm.write(f"[{render_ranks(ranks)}] {text}", file=sys.stderr)
+            _show(f"[{render_ranks(ranks)}] {text}")
 
     def flush(self) -> None:
         """Show what other ranks have warned of so far."""

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from disttrain.commands.parser import parse
 from disttrain.errors import exit_code_of
+from disttrain.streams import check_results_written
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -20,6 +21,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def run() -> int:
         command = importlib.import_module(f"disttrain.commands.{arguments.command}")
-        return command.run(arguments, argv)
+        code: int = command.run(arguments, argv)
+        if arguments.command != "train":  # what it prints is in result.json too
+            check_results_written()
+        return code
 
     return exit_code_of(run)

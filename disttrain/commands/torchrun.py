@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from disttrain.import_path import RUN_MODULE, leave_working_directory
+
+if __name__ == "__main__":
+    leave_working_directory()
+
 import os
 import sys
 
@@ -10,6 +15,7 @@ from disttrain.config import load_config
 from disttrain.errors import exit_code_of
 from disttrain.launch.env import torchrun_environ
 from disttrain.launch.local import default_worker_count, replace_environ, run_agent
+from disttrain.streams import secure_streams
 
 
 def start(argv: list[str]) -> int:
@@ -24,11 +30,12 @@ def start(argv: list[str]) -> int:
     options = argv[: len(argv) - len(command) + 1]
     if train.max_restarts is not None:  # it may stand before or behind CONFIG
         options += ["--max-restarts", str(train.max_restarts)]
-    return run_agent([*options, "--module", "disttrain", *command], config.checkpoint.notice_s)
+    return run_agent([*options, RUN_MODULE, "disttrain", *command], config.checkpoint.notice_s)
 
 
 def main() -> int:
     """The command line."""
+    secure_streams()
     return exit_code_of(lambda: start(sys.argv[1:]))
 
 

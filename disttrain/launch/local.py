@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from disttrain.errors import ConfigError, PeerLostError
+from disttrain.import_path import RUN_MODULE
 from disttrain.launch.env import NodeEnv, agent_environ, limit_name_lookups
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def start_node(node: NodeEnv, command: Sequence[str], notice_s: float) -> int:
 
 def _start(options: Sequence[str], command: Sequence[str], notice_s: float) -> int:
     replace_environ(agent_environ(os.environ))
-    return run_agent([*options, "--module", "disttrain", *command], notice_s)
+    return run_agent([*options, RUN_MODULE, "disttrain", *command], notice_s)
 
 
 def default_worker_count() -> int:

@@ -23,7 +23,7 @@ class Progress:
         self._status_file, self._total, self._first = status_file, total_steps, first_step
         self._began = self._last_line = time.monotonic()
         self._last_status = 0.0
-        on_terminal = sys.stderr.isatty() and not quiet
+        on_terminal = sys.stderr is not None and sys.stderr.isatty() and not quiet
         self._bar = (
             tqdm(total=total_steps, initial=first_step, unit="step", dynamic_ncols=True) if on_terminal else None
         )

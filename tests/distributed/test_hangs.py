@@ -111,7 +111,7 @@ def rank_log(commands: Commands, rank: int) -> str:
 def pid_of_rank(running: Running, rank: int) -> int:
     for pid in running.processes():
         variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-        if f"RANK={rank}".encode() in variables and b"-m" in Path(f"/proc/{pid}/cmdline").read_bytes():
+        if f"RANK={rank}".encode() in variables and b"run_module" in Path(f"/proc/{pid}/cmdline").read_bytes():
             return pid
     raise AssertionError(f"rank {rank} is not there")
 

@@ -65,7 +65,7 @@ def ranks_of(run_dir: Path) -> list[int]:
             words = (entry / "cmdline").read_bytes().split(b"\0") if entry.name.isdigit() else []
         except OSError:  # it has ended meanwhile
             continue
-        if words[1:5] == [b"-u", b"-m", b"disttrain", b"train"] and str(run_dir).encode() in words:
+        if words[1:2] + words[3:5] == [b"-u", b"disttrain", b"train"] and str(run_dir).encode() in words:
             found.append(int(entry.name))
     return sorted(found)
 

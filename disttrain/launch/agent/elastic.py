@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -15,7 +14,7 @@ from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElas
 from torch.distributed.elastic.multiprocessing.api import SubprocessContext
 from torch.distributed.elastic.rendezvous.api import RendezvousError, RendezvousGracefulExitError
 
-from disttrain.errors import ConfigError, PeerLostError, Preempted, say_error
+from disttrain.errors import ConfigError, PeerLostError, Preempted, say, say_error
 from disttrain.launch.agent.local_ranks import Cause, LocalRanks
 from disttrain.launch.agent.poll import Poll
 from disttrain.launch.agent.rendezvous import RoundRendezvous
@@ -66,7 +65,7 @@ class Agent(LocalElasticAgent):
         except Interrupted:
             return self._stopped_by_signal()
         except RendezvousGracefulExitError:
-            _say("the job has ended without need of this node")
+            say("the job has ended without need of this node")
             return 0
         finally:
             self._ranks.end_within(0)
@@ -128,7 +127,7 @@ class Agent(LocalElasticAgent):
         last = ranks.cause()
         with _host_may_be_gone():
             if run_with_timeout(_STORE_S, lambda: rounds.read_note("joins")) is not None and _may_go_on(last.exit_code):
-                _say(_JOINS)
+                say(_JOINS)
                 return None
             if last != cause:
                 run_with_timeout(_STORE_S, lambda: rounds.post_note("lost", _located(last), replace=True))
@@ -151,14 +150,14 @@ class Agent(LocalElasticAgent):
         code = ranks.cause().exit_code
         if not _may_go_on(code):
             return code
-        _say(_JOINS)
+        say(_JOINS)
         return None
 
     def _restart(self, lost: str, code: int) -> int | None:
         """None where the loss of a rank leads to another round."""
         if not may_run_again(code):
             if killed := self._ranks.killed:  # maybe the one that was to say why the job ends
-                _say(_located(Cause(killed[0], "had not ended with its peers and was killed", code)))
+                say(_located(Cause(killed[0], "had not ended with its peers and was killed", code)))
             return code
         most = self._max_restarts
         if self._rounds.restarts >= most:
@@ -167,7 +166,7 @@ class Agent(LocalElasticAgent):
                 say_error(f"{lost}{used_up}. Run the same command again to go on.")
             return code
         self._rounds.restarts += 1
-        _say(f"{lost}: restart {self._rounds.restarts} of {most}, training goes on from the last checkpoint")
+        say(f"{lost}: restart {self._rounds.restarts} of {most}, training goes on from the last checkpoint")
         return None
 
     def _after_loss_of_host(self) -> int:
@@ -187,7 +186,7 @@ class Agent(LocalElasticAgent):
         ranks.send(number)
         ranks.end_within(self._stop_s if asks else _LEAVE_S)
         if ranks.killed:
-            _say(f"{len(ranks.killed)} ranks had not stopped in time and were killed: the last checkpoint stands")
+            say(f"{len(ranks.killed)} ranks had not stopped in time and were killed: the last checkpoint stands")
         if ranks.ended and not ranks.failed:
             return self._finished()
         usual = Preempted.exit_code if asks else 128 + int(number)
@@ -217,8 +216,3 @@ def _host_may_be_gone() -> Iterator[None]:
     """For notes between the nodes without which this one goes on."""
     with contextlib.suppress(DistError, RendezvousError, TimeoutError):
         yield
-
-
-def _say(text: str) -> None:
-    sys.stderr.write(f"disttrain: {text}\n")
-    sys.stderr.flush()
