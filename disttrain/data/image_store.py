@@ -65,7 +65,8 @@ class Listing:
 def _count_suffixes(names: Iterable[str]) -> str:
     """Like `12 .txt, 3 .csv, 1 without suffix`, the most frequent first."""
     counts = collections.Counter(PurePosixPath(name).suffix.lower() or "without suffix" for name in names)
-    return ", ".join(f"{count} {suffix}" for suffix, count in counts.most_common(8))
+    frequent = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:8]
+    return ", ".join(f"{count} {suffix}" for suffix, count in frequent)
 
 
 class ImageStore:
