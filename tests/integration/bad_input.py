@@ -2,129 +2,29 @@
 
 from __future__ import annotations
 
-import os
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from PIL import Image
-
-CONFIG = """
-model: {name: planesnet_cnn}
-data: {name: planesnet, path: chips}
-batch: {global_batch_size: 64}
-train: {epochs: 1, device: cpu}
-"""
-
-USER_CODE = """
-import os
-import numpy as np
-import torch
-from torch import nn
-from disttrain.data.base import ImageArrays
-
-RANK = int(os.environ.get("RANK") or os.environ.get("OMPI_COMM_WORLD_RANK") or 0)
-
-
-class Net(nn.Module):
-    def __init__(self, outputs=2, fails_in_training=False):
-        super().__init__()
-        self.layer = nn.Linear(1200, outputs)
-        self.fails_in_training = fails_in_training
-
-    def forward(self, x):
-        if self.fails_in_training and self.training:
-            raise ValueError("no cheese on this rank")
-        return self.layer(x.flatten(1))
-
-
-def five_outputs():
-    return Net(5)
-
-
-def wrong_input():
-    return nn.Linear(7, 2)
-
-
-def not_a_network():
-    return "a network"
-
-
-def fails_on_rank_one():
-    if RANK == 1:
-        raise ValueError("no cheese on this rank")
-    return Net()
-
-
-def fails_in_training_on_rank_one():
-    return Net(fails_in_training=RANK == 1)
-
-
-def labels_up_to_seven():
-    labels = np.arange(80) % 8
-    return ImageArrays(np.zeros((80, 3, 20, 20), np.uint8), labels, ("a", "b"))
-
-
-class Chips:
-    def __init__(self, count, classes, top=1):
-        self.count, self.top = count, top
-        if classes:
-            self.classes = classes
-
-    def __len__(self):
-        return self.count
-
-    def __getitem__(self, index):
-        return torch.zeros(3, 20, 20), index % (self.top + 1)
-
-
-def streamed_labels_up_to_seven():
-    return Chips(80, ("a", "b"), top=7)
-
-
-def no_class_names():
-    return Chips(80, ())
-
-
-def one_sample():
-    return Chips(1, ("a", "b"))
-
-
-def fails():
-    raise OSError("the share is not mounted")
-
-
-class Broken(Chips):
-    def __getitem__(self, index):
-        raise KeyError("column 7")
-
-
-def broken_item():
-    return Broken(80, ("a", "b"))
-"""
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a test runs: its own folder with `config.yaml` and `chips/`, and what the session has made once."""
-
-    folder: Path
-    many: Path
-    """2,000 good chips."""
-
-    @property
-    def chips(self) -> Path:
-        """The test's own chips: links to those of the session."""
-        return self.folder / "chips"
-
-    def write(self, name: str, text: str) -> None:
-        """A text file in the test's folder."""
-        (self.folder / name).write_text(text)
-
-    def config(self, text: str) -> None:
-        """Another config than the good one."""
-        self.write("config.yaml", text)
+from .bad_files import (
+    CONFIG,
+    Place,
+    another_run,
+    damaged_run,
+    file_named_run,
+    label_two,
+    module_that_exits,
+    module_that_lacks_a_module,
+    module_that_raises,
+    module_with_bad_syntax,
+    no_chips,
+    one_corrupt_among_thousands,
+    one_larger,
+    planes_only,
+    user_code,
+    zip_cut_short,
+    zip_encrypted,
+    zip_with_damaged_member,
+)
 
 
 @dataclass(frozen=True)
@@ -145,158 +45,55 @@ class Case:
     launchers: tuple[str, ...] = ("alone", "workers")
 
 
-def link_all(source: Path, target: Path) -> None:
-    """A folder with the same files, without copying them."""
-    target.mkdir()
-    for file in source.iterdir():
-        os.link(file, target / file.name)
-
-
-def _replace(file: Path, content: bytes) -> None:
-    file.unlink()  # it is a link: the session's file stays as it is
-    file.write_bytes(content)
-
-
-def _no_chips(place: Place) -> None:
-    for file in place.chips.iterdir():
-        file.unlink()
-
-
-def _one_corrupt_among_thousands(place: Place) -> None:
-    _no_chips(place)
-    place.chips.rmdir()
-    link_all(place.many, place.chips)
-    victim = sorted(place.chips.iterdir())[1234]
-    _replace(victim, victim.read_bytes()[:200])
-
-
-def _zip(place: Place) -> Path:
-    target = place.folder / "chips.zip"
-    with zipfile.ZipFile(target, "w") as archive:
-        for file in sorted(place.chips.iterdir()):
-            archive.write(file, f"chips/{file.name}")
-    return target
-
-
-def _zip_cut_short(place: Place) -> None:
-    target = _zip(place)
-    target.write_bytes(target.read_bytes()[:-1000])
-
-
-def _zip_with_damaged_member(place: Place) -> None:
-    target = _zip(place)
-    content = bytearray(target.read_bytes())
-    content[content.index(b"IDAT") + 8] ^= 1
-    target.write_bytes(content)
-
-
-def _zip_encrypted(place: Place) -> None:
-    target = _zip(place)
-    content = bytearray(target.read_bytes())
-    content[content.index(b"PK\1\2") + 8] |= 1  # the flag "encrypted" of the first member, in the directory
-    content[6] |= 1
-    target.write_bytes(content)
-
-
-def _one_larger(place: Place) -> None:
-    victim = sorted(place.chips.iterdir())[7]
-    victim.unlink()
-    Image.new("RGB", (21, 20)).save(victim)
-
-
-def _label_two(place: Place) -> None:
-    victim = sorted(place.chips.iterdir())[0]
-    victim.rename(victim.with_name(f"2__{victim.name.partition('__')[2]}"))
-
-
-def _planes_only(place: Place) -> None:
-    for file in place.chips.glob("0__*"):
-        file.unlink()
-
-
-def _user_code(place: Place) -> None:
-    place.write("usercode.py", USER_CODE)
-
-
-def _module_that_raises(place: Place) -> None:
-    place.write("usercode.py", "import os\n\nraise RuntimeError('licence expired')\n")
-
-
-def _module_that_exits(place: Place) -> None:
-    place.write("usercode.py", "import sys\n\nsys.exit('usage: usercode FILE')\n")
-
-
-def _module_with_bad_syntax(place: Place) -> None:
-    place.write("usercode.py", "def network(:\n    pass\n")
-
-
-def _module_that_lacks_a_module(place: Place) -> None:
-    place.write("usercode.py", "import flux_capacitor\n")
-
-
-def _file_named_run(place: Place) -> None:
-    place.write("run", "mine\n")
-
-
-def _another_run(place: Place) -> None:
-    (place.folder / "run").mkdir()
-    place.write("run/config.yaml", "optim: {lr: 0.5}\ndata: {name: planesnet, path: chips}\n")
-
-
-def _damaged_run(place: Place) -> None:
-    (place.folder / "run").mkdir()
-    place.write("run/config.yaml", "optim: {lr: 0.5\n")
-
-
 ALL = ("alone", "workers", "torchrun.sh", "torchrun", "mpirun")
 SEVERAL = ("workers", "torchrun.sh", "torchrun", "mpirun")
 
 CASES = (
     # The data
     Case("missing_data_path", 3, (r"data\.path=nowhere does not exist \(looked in /.*\)",), ("data.path=nowhere",)),
-    Case("empty_data_folder", 3, (r"chips holds no PNG chips", r"<label>__<scene>"), make=_no_chips),
+    Case("empty_data_folder", 3, (r"chips holds no PNG chips", r"<label>__<scene>"), make=no_chips),
     Case(
         "one_corrupt_png_among_thousands", 3,
         (r"1 of 2000 images in chips cannot be used:\n  \S+\.png: \S+", r"set data\.skip_unreadable=true"),
-        make=_one_corrupt_among_thousands, launchers=ALL,
+        make=one_corrupt_among_thousands, launchers=ALL,
     ),
     Case("zip_cut_short", 3, (r"chips\.zip is not a readable zip file.*again",), ("data.path=chips.zip",),
-         _zip_cut_short),
+         zip_cut_short),
     Case(
         "zip_with_a_damaged_member", 3, (r"1 of 300 images in chips\.zip cannot be used:\n  chips/\S+\.png: \S+",),
-        ("data.path=chips.zip",), _zip_with_damaged_member, launchers=("alone",),
+        ("data.path=chips.zip",), zip_with_damaged_member, launchers=("alone",),
     ),
     Case(
         "encrypted_zip", 3, (r"1 of 300 images in chips\.zip cannot be used:\n.*password required",),
-        ("data.path=chips.zip",), _zip_encrypted, launchers=("alone",),
+        ("data.path=chips.zip",), zip_encrypted, launchers=("alone",),
     ),
     Case(
         "wrong_image_size", 3, (r"1 of 300 images in chips .*\n  \S+\.png: is 21x20 pixels, expected 20x20",),
-        make=_one_larger,
+        make=one_larger,
     ),
     Case(
         "label_out_of_range", 3, (r"\n  2__\S+: label '2' is out of range: 0 \(no-plane\) or 1 \(plane\)",),
-        make=_label_two,
+        make=label_two,
     ),
     Case(
         "users_label_out_of_range", 3, (r"labels from 0 to 7, out of range: with 2 classes 0 to 1",),
-        ("data.name=usercode:labels_up_to_seven", "data.path=null"), _user_code, launchers=("alone",),
+        ("data.name=usercode:labels_up_to_seven", "data.path=null"), user_code, launchers=("alone",),
     ),
     Case(
         "users_dataset_without_class_names", 3, (r"data\.name=usercode:no_class_names names no classes", "`classes`"),
-        ("data.name=usercode:no_class_names", "data.path=null"), _user_code, launchers=("alone",),
+        ("data.name=usercode:no_class_names", "data.path=null"), user_code, launchers=("alone",),
     ),
     Case(
         "users_dataset_that_raises", 3, (r"usercode:fails raised OSError: the share is not mounted",),
-        ("data.name=usercode:fails", "data.path=null"), _user_code,
+        ("data.name=usercode:fails", "data.path=null"), user_code,
     ),
     Case(
         "users_sample_that_raises", 3, (r"sample \d+ of the dataset raised KeyError: 'column 7'",),
-        ("data.name=usercode:broken_item", "data.path=null"), _user_code, launchers=("alone",),
+        ("data.name=usercode:broken_item", "data.path=null"), user_code, launchers=("alone",),
     ),
     Case(
         "training_split_of_a_single_class", 3,
-        (r"all \d+ training samples of planesnet \(chips\) are 'plane'", "at least two classes"), make=_planes_only,
+        (r"all \d+ training samples of planesnet \(chips\) are 'plane'", "at least two classes"), make=planes_only,
     ),
     Case("unknown_dataset", 2, (r"unknown dataset 'planesnt'\. Did you mean 'planesnet'\?",), ("data.name=planesnt",)),
     # The config
@@ -356,7 +153,7 @@ CASES = (
     Case(
         "more_workers_than_samples", 2,
         (r"the training split holds 1 samples for world_size=2: .*Use at most 1 workers, or more data",),
-        ("data.name=usercode:one_sample", "data.path=null", "data.test_fraction=0.0"), _user_code,
+        ("data.name=usercode:one_sample", "data.path=null", "data.test_fraction=0.0"), user_code,
         launchers=("workers",),
     ),
     Case(
@@ -383,44 +180,44 @@ CASES = (
     Case(
         "user_module_that_raises", 2,
         (r"model\.name=usercode:net: importing usercode raised RuntimeError: licence expired \(.*\.py, line 3\)",),
-        ("model.name=usercode:net",), _module_that_raises,
+        ("model.name=usercode:net",), module_that_raises,
     ),
     Case(
         "user_module_that_exits", 2, (r"importing usercode raised SystemExit: usage: usercode FILE",),
-        ("model.name=usercode:net",), _module_that_exits, launchers=("alone",),
+        ("model.name=usercode:net",), module_that_exits, launchers=("alone",),
     ),
     Case(
         "user_module_with_bad_syntax", 2, (r"importing usercode raised SyntaxError: .*\(usercode\.py, line 1\)\.$",),
-        ("model.name=usercode:net",), _module_with_bad_syntax, launchers=("alone",),
+        ("model.name=usercode:net",), module_with_bad_syntax, launchers=("alone",),
     ),
     Case(
         "user_module_that_lacks_a_module", 2, (r"importing usercode raised ModuleNotFoundError: .*'flux_capacitor'",),
-        ("model.name=usercode:net",), _module_that_lacks_a_module, launchers=("alone",),
+        ("model.name=usercode:net",), module_that_lacks_a_module, launchers=("alone",),
     ),
     Case("user_module_that_does_not_exist", 2, (r"model\.name=usercode:net: there is no module 'usercode' in /",),
          ("model.name=usercode:net",)),
     Case(
         "user_function_that_does_not_exist", 2, (r"name in usercode 'five_output'\. Did you mean 'five_outputs'",),
-        ("model.name=usercode:five_output",), _user_code, launchers=("alone",),
+        ("model.name=usercode:five_output",), user_code, launchers=("alone",),
     ),
     Case(
         "model_with_wrong_outputs", 2, (r"gives outputs of shape \[2, 5\] for 2 samples; the data has 2 classes",),
-        ("model.name=usercode:five_outputs",), _user_code,
+        ("model.name=usercode:five_outputs",), user_code,
     ),
     Case(
         "model_that_does_not_take_the_images", 2, (r"does not take inputs of shape \[3, 20, 20\]: RuntimeError",),
-        ("model.name=usercode:wrong_input",), _user_code, launchers=("alone",),
+        ("model.name=usercode:wrong_input",), user_code, launchers=("alone",),
     ),
     Case("model_that_is_none", 2, (r"gave a str, not a torch\.nn\.Module",), ("model.name=usercode:not_a_network",),
-         _user_code, launchers=("alone",)),
+         user_code, launchers=("alone",)),
     Case(
         "failure_on_rank_one_only", 2,
         (r"error: \[rank 1 on \S+\] model\.name=usercode:fails_on_rank_one .*ValueError: no cheese on this rank",),
-        ("model.name=usercode:fails_on_rank_one",), _user_code, launchers=SEVERAL,
+        ("model.name=usercode:fails_on_rank_one",), user_code, launchers=SEVERAL,
     ),
     # Folders
     Case("run_dir_that_is_a_file", 2, (r"run directory run cannot be made: run is a file\. Use another --run-dir",),
-         make=_file_named_run, early=True),
+         make=file_named_run, early=True),
     Case(
         "run_dir_below_a_file", 2, (r"run directory config\.yaml/run cannot be made: /.*/config\.yaml is a file",),
         run_dir="config.yaml/run", early=True,
@@ -428,10 +225,10 @@ CASES = (
     Case(
         "run_dir_of_another_config", 2,
         (r"belongs to a run with another config", r"\n  optim\.lr: 0\.5 -> 0\.001", r"Use another --run-dir"),
-        make=_another_run, early=True,
+        make=another_run, early=True,
     ),
     Case("run_dir_with_a_damaged_config", 2, (r"run directory run holds a config\.yaml that cannot be read",),
-         make=_damaged_run, early=True),
+         make=damaged_run, early=True),
     Case("checkpoint_that_does_not_exist", 2, (r"--resume nowhere: there is no such checkpoint folder",),
          ("--resume", "nowhere")),
     Case(

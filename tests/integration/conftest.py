@@ -8,7 +8,7 @@ import pytest
 
 from disttrain.data.tools import make_synthetic
 
-from .bad_input import CONFIG, Place, link_all
+from .bad_files import CONFIG, Place, link_all
 from .commands import run, train_command
 
 

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from .bad_input import CASES, USER_CODE, Case, Place
+from .bad_files import USER_CODE, Place
+from .bad_input import CASES, Case
 from .commands import DISTTRAIN, ERROR, Outcome, finish, mounted, run, start, train_command, tree
 
 _SOON_S = 45.0  # starts of torch take long on a busy machine; a wait for a peer that never comes takes 60 s
