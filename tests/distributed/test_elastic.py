@@ -39,7 +39,7 @@ class Net(PlanesNetCnn):
 
 def ranks_of(running: Running) -> list[int]:
     """Process ids of the ranks that an agent has started."""
-    return sorted(pid for pid, line in running.processes().items() if "-u -m disttrain" in line)
+    return sorted(pid for pid, line in running.processes().items() if "run_module.py disttrain" in line)
 
 
 def after_a_checkpoint(running: Running, run_dir: Path) -> Running:
