@@ -20,18 +20,30 @@ from typing import TypeVar, cast
 from torch.distributed import DistError, HashStore, PrefixStore, Store, TCPStore
 
 from disttrain.comm import flight_recorder
-from disttrain.comm.failures import LOST_CONNECTION, Failure, FailureLog, RanksFailed, describe_failure, render_failures
+from disttrain.comm.failures import (
+    LOST_CONNECTION,
+    Failure,
+    FailureLog,
+    RanksFailed,
+    describe_failure,
+    render_failures,
+    render_ranks,
+)
 from disttrain.comm.heartbeat import Heartbeat
 from disttrain.comm.lost_peers import describe_missing, name_lost_peer
 from disttrain.errors import ConfigError, PeerLostError
 from disttrain.launch.env import RankEnv, limit_name_lookups
+from disttrain.log import log
 from disttrain.telemetry.phases import PhaseTimer
+from disttrain.waits import SOON_S, announced
 
 T = TypeVar("T")
 
 JOIN_TIMEOUT_S = 600.0
 """How long ranks wait for one whose heartbeat was never seen."""
 
+_MERGE_S = 3.0  # for other ranks to come with the same failure, so that one report is made of all
+_SAY_AGAIN_S = 60.0
 _LOOK_AFTER_S, _LOOK_EVERY_S = 1.0, 0.5  # for what has become of those that one waits for
 _LONGEST_PAUSE_S, _LONGER_PER_RANK_S = 0.02, 0.0002  # between two looks at a key
 _instances_made: Counter[str] = Counter()
@@ -91,16 +103,20 @@ class ControlPlane:
 
         def missing() -> list[int]:
             ranks = range(self.env.world_size)
-            return [rank for rank in ranks if not self.store.check([f"{stage}/reached/{rank}"])]
+            return [rank for rank in ranks if not self._has_reached(stage, rank)]
 
         self._await(f"{stage}/complete", stage, missing, wait)
         # A faster rank may have failed on the way to the next stage by now, where it waits for this one.
         return [one for one in self.failure_log.failures() if one.stage == stage]
 
+    def _has_reached(self, stage: str, rank: int) -> bool:
+        return self.store.check([f"{stage}/reached/{rank}"])
+
     def run_on_all(self, stage: str, work: Callable[[], T], first: bool = True) -> T:
         """Do `work` on every rank and go on only if all of them could; ranks with `first` do it before the others.
 
-        Raises RanksFailed on every rank where one of them raised an exception, PeerLostError where one is missing.
+        Raises RanksFailed on every rank where one of them raised an exception, PeerLostError where one is missing. An
+        exception is told at once: ranks that are still busy, or have not come, find it when they get here.
         """
         result: T | None = None
         for turn in (True, False):
@@ -112,8 +128,10 @@ class ControlPlane:
                     if self.env.world_size == 1:
                         raise
                     failure = describe_failure(error, self.env.rank)
-            if failures := self.barrier(f"{stage}/{'first' if turn else 'rest'}", failure):
-                raise RanksFailed(failures, self.env.world_size)
+            name = f"{stage}/{'first' if turn else 'rest'}"
+            if failures := self.barrier(name, failure):
+                present = (rank for rank in range(self.env.world_size) if self._has_reached(name, rank))
+                raise RanksFailed(failures, self.env.world_size, reporter=next(present, self.env.rank))
         return cast(T, result)
 
     def sum(self, name: str, value: int) -> int:
@@ -150,10 +168,13 @@ class ControlPlane:
     def resolve_failure(self, error: BaseException) -> tuple[int, str | None]:
         """The job's exit code, and what to tell the user: None where another rank tells, and by now has."""
         if isinstance(error, RanksFailed):
-            if self.env.is_rank_zero:
-                return error.exit_code, str(error)
-            self.failure_log.await_report()
-            return error.exit_code, None
+            with contextlib.suppress(DistError):
+                if self.env.rank != error.reporter:
+                    self.failure_log.await_report()
+                    return error.exit_code, None
+                if not self.failure_log.claim_report():
+                    return error.exit_code, None
+            return error.exit_code, str(error)
         failure = describe_failure(error, self.env.rank)
         if self.heartbeat is not None and failure.message.startswith(LOST_CONNECTION):
             failure = dataclasses.replace(
@@ -184,12 +205,20 @@ class ControlPlane:
     def _await(self, key: str, stage: str, missing: Callable[[], list[int]], wait: timedelta | None = None) -> None:
         """Return once `key` is there. Raises PeerLostError where one of the ranks that `missing` names is lost."""
         began = time.monotonic()
+        failed_at, say_at = None, began + SOON_S
         with self._at(stage):
             pause, looked = 0.0005, began + _LOOK_AFTER_S - _LOOK_EVERY_S
             while not self.store.check([key]):
                 time.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE_S + _LONGER_PER_RANK_S * self.env.world_size)
                 now = time.monotonic()
+                if now - looked > _LOOK_EVERY_S and failed_at is None and self._has_failed(stage):
+                    failed_at = now
+                if failed_at is not None and now - failed_at > _MERGE_S:
+                    return  # whatever the others do: they find the failure when they come
+                if now > say_at and self.env.is_rank_zero:
+                    say_at = now + _SAY_AGAIN_S
+                    self._say_waiting(stage, missing(), now - began)
                 if wait is not None and now - began > wait.total_seconds():
                     raise PeerLostError(self._too_late(stage, missing(), wait))
                 if self.heartbeat is not None and wait is None and now - looked > _LOOK_EVERY_S:
@@ -201,6 +230,20 @@ class ControlPlane:
                     )
                     if lost is not None:
                         raise PeerLostError(f"{lost}. This rank waited for it at the stage {stage!r}.")
+
+    def _has_failed(self, stage: str) -> bool:
+        """Whether a rank could not do what all do on the way to a stage."""
+        return any(one.stage == stage for one in self.failure_log.failures())
+
+    def _say_waiting(self, stage: str, missing: list[int], waited_s: float) -> None:
+        seen = {one.rank for one in self.heartbeat.peers()} if self.heartbeat is not None else set()
+        never = [rank for rank in missing if rank not in seen and rank != self.env.rank]
+        if never:
+            limit = f"{waited_s:.0f} of {self.join_timeout_s:g} s"
+            text = f"waiting for {render_ranks(never)} of world_size={self.env.world_size} to start ({limit}). "
+            log.warning("%s", (text + self.env.hint).rstrip())
+        elif missing:
+            log.info("waiting for %s at the stage %r (%.0f s)", render_ranks(missing), stage, waited_s)
 
     def _too_late(self, stage: str, missing: list[int], wait: timedelta) -> str:
         world_size = self.env.world_size
@@ -222,6 +265,13 @@ class ControlPlane:
             self.heartbeat.stage = ""
 
 
+def _announced(env: RankEnv, timeout: timedelta) -> contextlib.AbstractContextManager[None]:
+    if env.hosts_store or env.local_rank > 1:  # one or two of a node say enough
+        return contextlib.nullcontext()
+    limit = f"{timeout.total_seconds():g} s at most"
+    return announced(f"rank {env.rank} waits for rank 0 at {env.store_address}, {limit}. {env.hint}".rstrip())
+
+
 def _connect(env: RankEnv, timeout: timedelta) -> Store:
     if env.world_size == 1 and not env.agent_store:
         return HashStore()
@@ -231,7 +281,8 @@ def _connect(env: RankEnv, timeout: timedelta) -> Store:
         hosted.set_timeout(timeout)
         return hosted
     try:
-        store = TCPStore(*address, is_master=env.hosts_store, timeout=timeout, wait_for_workers=False)
+        with _announced(env, timeout):
+            store = TCPStore(*address, is_master=env.hosts_store, timeout=timeout, wait_for_workers=False)
         if env.hosts_store:
             _hosted[address] = store
         return store
@@ -243,6 +294,4 @@ def _connect(env: RankEnv, timeout: timedelta) -> Store:
                 "peers. Export another MASTER_PORT on every rank, or end the process that holds it."
             ) from None
         role = "rank 0 could not listen on" if env.hosts_store else f"rank {env.rank} could not reach rank 0 at"
-        raise PeerLostError(
-            f"{role} {env.master_addr}:{env.master_port} within {timeout.total_seconds():g} s: {text}"
-        ) from None
+        raise PeerLostError(f"{role} {env.store_address} within {timeout.total_seconds():g} s: {text}") from None

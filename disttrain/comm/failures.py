@@ -33,9 +33,10 @@ class Failure:
 
 
 class RanksFailed(DisttrainError):
-    """Some ranks could not get ready. Raised on every rank, so that rank zero alone reports it."""
+    """Some ranks could not get ready. Raised on every rank; `reporter` is the one that tells the user."""
 
-    def __init__(self, failures: list[Failure], world_size: int) -> None:
+    def __init__(self, failures: list[Failure], world_size: int, reporter: int = 0) -> None:
+        self.reporter = reporter
         super().__init__(render_failures(failures, world_size))
         self.exit_code = failures[0].exit_code
 
@@ -72,6 +73,10 @@ class FailureLog:
     def is_aborted(self) -> bool:
         """Whether `give_up` has been called on some rank."""
         return self.store.check([_GIVEN_UP])
+
+    def claim_report(self) -> bool:
+        """Whether this rank is the one that tells the user: the first that asks."""
+        return self.store.add("report/claimed", 1) == 1
 
     def mark_reported(self) -> None:
         """Say that the user has been told why the job ends."""

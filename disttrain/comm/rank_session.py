@@ -15,6 +15,7 @@ from disttrain.errors import DisttrainError, say_error
 from disttrain.launch.env import AGENT_VARIABLE, RankEnv
 from disttrain.log import log
 from disttrain.processes import die_with_parent
+from disttrain.waits import SOON_S
 
 
 @dataclass(frozen=True)
@@ -27,18 +28,26 @@ class RankSession:
 
 
 @contextlib.contextmanager
-def rank_session(env: RankEnv, timeout_s: float, quiet: bool, in_library: bool = False) -> Iterator[RankSession]:
+def rank_session(
+    env: RankEnv, timeout_s: float, quiet: bool, in_library: bool = False, refusal: DisttrainError | None = None
+) -> Iterator[RankSession]:
     """Connect this rank to the others; within the block it works, and afterwards it leaves.
 
     An exception in the block ends the job on all ranks, and one rank reports it. A program that is a rank writes the
     report to standard error, and SystemExit has the exit code of the job: that of the first rank that failed. With
     `in_library` the exception reaches the caller of the first rank that fails, and the others raise SystemExit.
 
-    Raises ConfigError or PeerLostError where the other ranks cannot be reached.
+    Raises ConfigError or PeerLostError where the other ranks cannot be reached, or `refusal`, for which this rank is
+    about to end anyway: then it looks for the others for a moment only, so that one report is made of all.
     """
     if env.agent_store and not in_library:
         die_with_parent(int(os.environ.get(AGENT_VARIABLE) or os.getppid()))
-    control_plane = ControlPlane(env, timeout_s)
+    try:
+        control_plane = ControlPlane(env, timeout_s if refusal is None else min(timeout_s, SOON_S))
+    except DisttrainError:
+        if refusal is None:
+            raise
+        raise refusal from None
     logging = RankLogging(control_plane.connect(), env.rank, env.world_size, quiet)
     with Watchdog(control_plane, say_error) as watchdog:
         try:

@@ -183,7 +183,7 @@ class Watchdog:
         """The store gives no answer: report without it, once on each host. Does not return."""
         env = self._control_plane.env
         host: Peer | None = next((one for one in heartbeat.peers() if one.rank == 0), None)
-        address = f"{env.master_addr}:{env.master_port}"
+        address = env.store_address
         text = render_silent_store(None if env.agent_store else host, address, silence_s)
         text += f"\n  this rank is {render_position(heartbeat.own().beat)}\n{_AGAIN}{self._recorded()}"
         self._say_here(text)

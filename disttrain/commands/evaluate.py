@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 
-from disttrain.commands.start import CONNECT_TIMEOUT_S, join_or_start, validate_on_all_ranks
+from disttrain.commands.start import join_or_start, validated_session
 from disttrain.files import user_path
 
 
@@ -19,11 +19,9 @@ def run(arguments: argparse.Namespace, argv: list[str]) -> int:
     rank = join_or_start(arguments, argv, validate)
     if isinstance(rank, int):
         return rank
-    from disttrain.comm.rank_session import rank_session
     from disttrain.inference.evaluate_model import evaluate_model_dir
 
-    with rank_session(rank, CONNECT_TIMEOUT_S, arguments.quiet) as session:
-        validate_on_all_ranks(session, arguments, validate)
+    with validated_session(rank, arguments, validate) as (session, _):
         result = evaluate_model_dir(
             user_path(arguments.model), arguments.data, arguments.split, arguments.device, arguments.allow_code,
             rank, session.control_plane,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from disttrain.commands.start import CONNECT_TIMEOUT_S, join_or_start, validate_on_all_ranks
+from disttrain.commands.start import join_or_start, validated_session
 from disttrain.errors import ConfigError
 from disttrain.files import expand_home, user_path
 
@@ -23,12 +23,10 @@ def run(arguments: argparse.Namespace, argv: list[str]) -> int:
     rank = join_or_start(arguments, argv, validate)
     if isinstance(rank, int):
         return rank
-    from disttrain.comm.rank_session import rank_session
     from disttrain.inference.predict_files import predict_files
 
     model_dir, inputs = user_path(arguments.model), list(map(expand_home, arguments.inputs))
-    with rank_session(rank, CONNECT_TIMEOUT_S, arguments.quiet) as session:
-        validate_on_all_ranks(session, arguments, validate)
+    with validated_session(rank, arguments, validate) as (session, _):
         predict_files(model_dir, inputs, output, arguments.device, arguments.allow_code, rank, session.control_plane)
     return 0
 

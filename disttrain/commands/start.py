@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from disttrain.commands.parser import parse
 from disttrain.config import Config, load_config
-from disttrain.errors import ConfigError
+from disttrain.errors import ConfigError, DisttrainError
 from disttrain.launch.env import NodeEnv, RankEnv, resolve
 
 if TYPE_CHECKING:
@@ -51,14 +52,31 @@ def join_or_start(
     return env or RankEnv.alone()
 
 
-def validate_on_all_ranks(session: RankSession, arguments: argparse.Namespace, validate: Callable[[int], T]) -> T:
-    """What `validate` returns for this number of ranks. Raises RanksFailed where a rank refuses its arguments."""
+@contextlib.contextmanager
+def validated_session(
+    env: RankEnv, arguments: argparse.Namespace, validate: Callable[[int], T]
+) -> Iterator[tuple[RankSession, T]]:
+    """A session of this rank with the others, and what `validate` returns for this number of ranks.
 
-    def validate_rank() -> T:
-        _check_launched(arguments.workers, getattr(arguments, "max_restarts", None), session.env)
-        return validate(session.env.world_size)
+    What this rank knows to be wrong with its arguments is found before it looks for the others, and told whether or not
+    they come. Raises RanksFailed where a rank refuses its arguments.
+    """
+    from disttrain.comm.rank_session import rank_session
 
-    return session.control_plane.run_on_all("arguments", validate_rank)
+    refusal: DisttrainError | None = None
+    try:
+        _check_launched(arguments.workers, getattr(arguments, "max_restarts", None), env)
+        value = validate(env.world_size)
+    except DisttrainError as error:
+        refusal = error
+
+    def result() -> T:
+        if refusal is not None:
+            raise refusal
+        return value
+
+    with rank_session(env, CONNECT_TIMEOUT_S, arguments.quiet, refusal=refusal) as session:
+        yield session, session.control_plane.run_on_all("arguments", result)
 
 
 def _wanted_workers(text: str | None) -> int | None:
@@ -85,7 +103,7 @@ def _check_launched(wanted: str | None, restarts: int | None, env: RankEnv) -> N
     if env.world_size > 1 and _wanted_workers(wanted) not in (None, env.local_world_size):
         raise ConfigError(
             f"--workers {wanted}, but {env.launcher} has started {env.local_world_size} ranks on this node. Leave "
-            "--workers out under a launcher."
+            f"--workers out under a launcher. {env.hint}".rstrip()
         )
 
 

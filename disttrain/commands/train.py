@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from disttrain.commands.start import CONNECT_TIMEOUT_S, join_or_start, validate_on_all_ranks
+from disttrain.commands.start import join_or_start, validated_session
 from disttrain.config import Config, load_config
 from disttrain.data.batch_plan import check_world_size
 from disttrain.errors import ConfigError
@@ -38,12 +38,10 @@ def run(arguments: argparse.Namespace, argv: list[str]) -> int:
     rank = join_or_start(arguments, argv, validate)
     if isinstance(rank, int):
         return rank
-    from disttrain.comm.rank_session import rank_session
     from disttrain.training.prepare import Request
     from disttrain.training.run import run_training
 
-    with rank_session(rank, CONNECT_TIMEOUT_S, arguments.quiet) as session:
-        config = validate_on_all_ranks(session, arguments, validate)
+    with validated_session(rank, arguments, validate) as (session, config):
         accept_changes = arguments.accept_changed_config
         request = Request(config, run_dir, resume, arguments.quiet, accept_changes=accept_changes)
         result = run_training(request, session)

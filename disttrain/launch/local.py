@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from disttrain.errors import ConfigError, PeerLostError
 from disttrain.import_path import RUN_MODULE
-from disttrain.launch.env import NodeEnv, agent_environ, limit_name_lookups
+from disttrain.launch.env import NodeEnv, agent_environ, bare_address, is_loopback, limit_name_lookups
 
 if TYPE_CHECKING:
     from disttrain.launch.agent.elastic import Agent
@@ -116,6 +116,12 @@ def _choose_meeting_place(arguments: Any) -> None:
         arguments.rdzv_id = str(uuid.uuid4())
     if arguments.master_port is None:
         arguments.master_port = 29500
+    host = (arguments.rdzv_endpoint or "").rpartition(":")[0]
+    if arguments.local_addr is None and is_loopback(host):  # torch would take the host's own name, which may be unknown
+        address = bare_address(host)
+        arguments.local_addr = "127.0.0.1" if address[:1].isalpha() else address
+    if arguments.master_addr is not None:
+        arguments.master_addr = bare_address(arguments.master_addr)
 
 
 def _divide_cores(arguments: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -26,6 +27,7 @@ def test_a_test_that_leaves_something_behind_fails_and_the_next_one_does_not(kin
     tests.mkdir()
     short = CONFTEST.read_text().replace("_GRACE_S = 5.0", "_GRACE_S = 0.1")
     (tests / "conftest.py").write_text(short)
+    shutil.copy(CONFTEST.with_name("tiers.py"), tests)
     (tests / "test_it.py").write_text(f"def test_leaks():\n    {code}\n\ndef test_after():\n    pass\n")
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests"]

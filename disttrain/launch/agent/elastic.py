@@ -23,6 +23,7 @@ from disttrain.launch.env import AGENT_VARIABLE, ROUND_VARIABLE
 from disttrain.launch.exit_codes import job_exit_code, may_run_again
 from disttrain.launch.stop import STOP_SIGNALS, kill_after_s
 from disttrain.processes import run_with_timeout
+from disttrain.waits import announced
 
 _LEAVE_S = 5.0  # for ranks to notice by themselves that a peer is gone, and to report it
 _STORE_S = 5.0  # for an answer of the rendezvous, where the agent can do without
@@ -45,6 +46,7 @@ class Agent(LocalElasticAgent):
         )
         self._rounds, self._signals, self._stop_s = rounds, Signals(), kill_after_s(notice_s)
         self._max_restarts: int = spec.max_restarts
+        self._max_nodes, self._endpoint = config.max_nodes, config.rdzv_endpoint
         self._ranks = LocalRanks({})
 
     def run_job(self) -> int:
@@ -77,7 +79,7 @@ class Agent(LocalElasticAgent):
     def _start_round(self) -> None:
         group, self._ranks = self._worker_group, LocalRanks({})
         try:
-            with self._signals.raising():
+            with self._signals.raising(), self._announced():
                 self._rendezvous(group)
         except RendezvousGracefulExitError:
             raise
@@ -97,6 +99,11 @@ class Agent(LocalElasticAgent):
         assert isinstance(self._pcontext, SubprocessContext)
         started = self._pcontext.subprocess_handlers
         self._ranks = LocalRanks({one.global_rank: started[one.local_rank].proc for one in group.workers})
+
+    def _announced(self) -> contextlib.AbstractContextManager[None]:
+        if self._max_nodes == 1:
+            return contextlib.nullcontext()
+        return announced(f"waiting for the other nodes of the job, {self._max_nodes} at most, at {self._endpoint}")
 
     def _watch(self) -> int | None:
         """Until this round ends: the exit code of the job, or None for another round."""

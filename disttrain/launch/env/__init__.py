@@ -7,6 +7,8 @@ Whatever does not fit together is refused here, before any process group exists 
 
 from __future__ import annotations
 
+import dataclasses
+import socket
 from collections.abc import Callable, MutableMapping
 
 from disttrain.errors import ConfigError
@@ -15,11 +17,11 @@ from disttrain.launch.env.launchers import AGENT_VARIABLE, ROUND_VARIABLE
 from disttrain.launch.env.model import NodeEnv, RankEnv
 from disttrain.launch.env.mpich import is_mpich, mpich
 from disttrain.launch.env.pod import is_pod, pod
-from disttrain.launch.env.reading import OPENMPI, PLAIN, Environ, check_agreement, whole
+from disttrain.launch.env.reading import OPENMPI, PLAIN, Environ, bare_address, check_agreement, is_loopback, whole
 
 __all__ = [
-    "AGENT_VARIABLE", "ROUND_VARIABLE", "NodeEnv", "RankEnv", "agent_environ", "limit_name_lookups", "resolve",
-    "torchrun_environ",
+    "AGENT_VARIABLE", "ROUND_VARIABLE", "NodeEnv", "RankEnv", "agent_environ", "bare_address", "is_loopback",
+    "limit_name_lookups", "resolve", "torchrun_environ",
 ]  # fmt: skip
 
 # In order of precedence: a launcher stands before those inside which it is started.
@@ -56,12 +58,22 @@ def resolve(environ: Environ) -> RankEnv | NodeEnv | None:
         )
     if name in ("horovod", "openmpi", "mpich") and "slurm" in found:
         _check_called_once(environ, name)
-    result = _LAUNCHERS[name][1](environ)
+    result = _on_this_machine(_LAUNCHERS[name][1](environ))
     if isinstance(result, RankEnv) and name in ("horovod", "openmpi", "mpich", "slurm"):
         check_agreement(environ, result, PLAIN)
         if "openmpi" in found[1:]:
             check_agreement(environ, result, OPENMPI)
     return result
+
+
+def _on_this_machine(found: RankEnv | NodeEnv) -> RankEnv | NodeEnv:
+    """Ranks that are all on one machine meet at its loopback address, where they would by its own name: that need not
+    be known to any name server."""
+    if isinstance(found, NodeEnv):
+        return found
+    alone = found.world_size == found.local_world_size and not found.agent_store
+    own = found.master_addr.lower() in (socket.gethostname().lower(), socket.gethostname().partition(".")[0].lower())
+    return dataclasses.replace(found, master_addr="127.0.0.1") if alone and own else found
 
 
 def _check_called_once(environ: Environ, launcher: str) -> None:

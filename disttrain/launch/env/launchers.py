@@ -13,10 +13,12 @@ from disttrain.launch.env.reading import (
     SLURM,
     Environ,
     Numbers,
+    bare_address,
     check_numbers,
     check_reachable,
     get,
     hashed_port,
+    host_of,
     is_loopback,
     needed,
     numbers,
@@ -46,7 +48,7 @@ def torchrun(environ: Environ) -> RankEnv:
         whole(environ, "GROUP_RANK"),
         found.world_size,
         found.local_world_size,
-        needed(environ, "MASTER_ADDR", beside="TORCHELASTIC_RUN_ID"),
+        host_of(environ) or needed(environ, "MASTER_ADDR", beside="TORCHELASTIC_RUN_ID"),
         port(environ, "MASTER_PORT"),
         restart_count=whole(environ, "TORCHELASTIC_RESTART_COUNT", 0),
         agent_store=get(environ, "TORCHELASTIC_USE_AGENT_STORE") == "True",
@@ -68,6 +70,11 @@ def is_slurm_step(environ: Environ) -> bool:
     return not (stale and whole(environ, "SLURM_PROCID") == 0)
 
 
+_IN_A_SHELL = (
+    "In the shell of `srun --pty` the other tasks are no ranks: put `env -u SLURM_STEP_ID` before the command."
+)
+
+
 def slurm(environ: Environ) -> RankEnv:
     """A task of an srun step."""
     job, step = whole(environ, "SLURM_JOB_ID"), whole(environ, "SLURM_STEP_ID")
@@ -79,7 +86,7 @@ def slurm(environ: Environ) -> RankEnv:
         slurm_local_tasks(environ, node),
     )
     check_numbers(SLURM, found)
-    address = get(environ, "MASTER_ADDR")
+    address = host_of(environ)
     if address is None:
         hosts = get(environ, "SLURM_STEP_NODELIST")
         address = first_host(hosts or needed(environ, "SLURM_JOB_NODELIST", beside="SLURM_STEP_ID"))
@@ -96,6 +103,7 @@ def slurm(environ: Environ) -> RankEnv:
         port(environ, "MASTER_PORT", 15000 + (job * 17 + step) % 10000),
         restart_count=whole(environ, "SLURM_RESTART_COUNT", 0),
         run_id=f"{job}.{step}",
+        hint=_IN_A_SHELL if get(environ, "SLURM_PTY_PORT") is not None else "",
     )
 
 
@@ -137,7 +145,7 @@ def openmpi(environ: Environ) -> RankEnv:
     """
     found = numbers(environ, OPENMPI)
     check_numbers(OPENMPI, found)
-    address = get(environ, "MASTER_ADDR") or ("127.0.0.1" if found.world_size == found.local_world_size else None)
+    address = host_of(environ) or ("127.0.0.1" if found.world_size == found.local_world_size else None)
     if address is None:
         nodes = get(environ, "SLURM_JOB_NODELIST")
         raise ConfigError(
@@ -170,11 +178,11 @@ def horovod(environ: Environ) -> RankEnv:
     """A rank of horovodrun. Its rendezvous address is where horovodrun runs, by custom also the host of rank 0."""
     found = numbers(environ, HOROVOD)
     check_numbers(HOROVOD, found)
-    rendezvous = needed(environ, "HOROVOD_GLOO_RENDEZVOUS_ADDR", beside=HOROVOD.rank)
+    rendezvous = bare_address(needed(environ, "HOROVOD_GLOO_RENDEZVOUS_ADDR", beside=HOROVOD.rank))
     taken = port(environ, "HOROVOD_GLOO_RENDEZVOUS_PORT")
     job = f"{rendezvous}:{taken}"
     free = hashed_port(job)
-    address = get(environ, "MASTER_ADDR") or rendezvous
+    address = host_of(environ) or rendezvous
     check_reachable(HOROVOD, found, address)
     master_port = port(environ, "MASTER_PORT", free + 1 if free == taken else free)
     if master_port == taken and address == rendezvous:
@@ -205,7 +213,7 @@ def plain(environ: Environ) -> RankEnv:
     needed(environ, PLAIN.world_size, beside=PLAIN.rank)
     needed(environ, PLAIN.rank, beside=PLAIN.world_size)
     rank, size = whole(environ, PLAIN.rank), whole(environ, PLAIN.world_size)
-    address = get(environ, "MASTER_ADDR") or ("127.0.0.1" if size <= 1 else None)
+    address = host_of(environ) or ("127.0.0.1" if size <= 1 else None)
     if address is None:
         raise ConfigError(
             f"WORLD_SIZE={size}, and MASTER_ADDR is not set: the ranks meet at the host of rank 0. "

@@ -26,6 +26,14 @@ class RankEnv:
     run_id: str = ""
     job_id: str = ""
     """The same for all starts of the ranks by one agent, so that a run that was told to begin anew does so once."""
+    hint: str = ""
+    """A sentence for a user whose other ranks do not come."""
+
+    @property
+    def store_address(self) -> str:
+        """`node0:29500`, `[::1]:29500`: where the ranks meet."""
+        host = f"[{self.master_addr}]" if ":" in self.master_addr else self.master_addr
+        return f"{host}:{self.master_port}"
 
     @property
     def is_rank_zero(self) -> bool:

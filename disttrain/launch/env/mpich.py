@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from disttrain.errors import ConfigError
 from disttrain.launch.env.model import RankEnv
-from disttrain.launch.env.reading import MPICH, Environ, check_numbers, check_reachable, get, numbers, port, whole
+from disttrain.launch.env.reading import (
+    MPICH,
+    Environ,
+    check_numbers,
+    check_reachable,
+    get,
+    host_of,
+    numbers,
+    port,
+    whole,
+)
 
 
 def is_mpich(environ: Environ) -> bool:
@@ -17,7 +27,7 @@ def mpich(environ: Environ) -> RankEnv:
     found = numbers(environ, MPICH)
     check_numbers(MPICH, found)
     alone = found.world_size == 1
-    address = get(environ, "MASTER_ADDR") or ("127.0.0.1" if found.world_size == found.local_world_size else None)
+    address = host_of(environ) or ("127.0.0.1" if found.world_size == found.local_world_size else None)
     if address is None or (get(environ, "MASTER_PORT") is None and not alone):
         missing = "MASTER_ADDR" if address is None else "MASTER_PORT"
         raise ConfigError(

@@ -14,6 +14,7 @@ from disttrain.launch.env.reading import (
     PLAIN,
     Environ,
     Numbers,
+    bare_address,
     check_numbers,
     check_reachable,
     get,
@@ -36,7 +37,8 @@ def pod(environ: Environ) -> RankEnv | NodeEnv:
     most = _most_nodes(nodes)
     processes = _processes(environ)
     restarts = whole(environ, "PET_MAX_RESTARTS", 0)
-    address = _same(environ, "PET_MASTER_ADDR", "MASTER_ADDR")
+    given = _same(environ, "PET_MASTER_ADDR", "MASTER_ADDR")
+    address = given and bare_address(given)
     endpoint = get(environ, "PET_RDZV_ENDPOINT")
     if _is_standalone(environ):
         if most > 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 import zlib
 from collections.abc import Mapping
@@ -11,6 +12,8 @@ from disttrain.errors import ConfigError
 from disttrain.launch.env.model import RankEnv
 
 Environ = Mapping[str, str]
+
+_LOOPBACK_NAMES = ("localhost", "localhost.localdomain", "localhost4", "localhost6", "ip6-localhost", "ip6-loopback")
 
 
 class Names(NamedTuple):
@@ -82,9 +85,37 @@ def hashed_port(job: str) -> int:
     return 15000 + zlib.crc32(job.encode()) % 10000
 
 
+def bare_address(text: str) -> str:
+    """A host as sockets take it: an IPv6 address without the brackets that it has before a port."""
+    return text[1:-1] if text.startswith("[") and text.endswith("]") else text
+
+
+def host_of(environ: Environ, name: str = "MASTER_ADDR") -> str | None:
+    """The host name or address in `name`. Raises ConfigError where it has a port, or is no address."""
+    value = get(environ, name)
+    if value is None:
+        return None
+    host = bare_address(value)
+    try:
+        ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        if not re.fullmatch(r"[A-Za-z0-9_.-]+", host):
+            raise ConfigError(
+                f"{name}={value!r}: it must be a host name, an IPv4 or an IPv6 address, alone. A port goes into "
+                "MASTER_PORT."
+            ) from None
+    return host
+
+
 def is_loopback(address: str) -> bool:
     """Whether this address means "this machine" on every machine."""
-    return address.lower() in ("localhost", "localhost.localdomain", "::1") or address.startswith("127.")
+    host = bare_address(address).lower()
+    try:
+        found = ipaddress.ip_address(host)
+    except ValueError:
+        return host in _LOOPBACK_NAMES
+    mapped = getattr(found, "ipv4_mapped", None)
+    return (mapped or found).is_loopback
 
 
 def numbers(environ: Environ, names: Names) -> Numbers:
