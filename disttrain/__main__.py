@@ -12,6 +12,7 @@ import os
 import sys
 
 from disttrain.commands.main import main
+from disttrain.processes import raise_file_limit
 from disttrain.streams import secure_streams
 
 
@@ -23,6 +24,7 @@ def run() -> None:
     exception").
     """
     secure_streams()
+    raise_file_limit()
     try:
         code = main()
     except SystemExit as end:  # argparse: a usage error, or --help

@@ -3,9 +3,11 @@ that nobody has to wait for."""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import os
+import resource
 import signal
 import sys
 import threading
@@ -20,6 +22,8 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 GONE = "gone"
+
+_ENOUGH_FILES = 65_536
 
 
 def parent_death_signal(number: signal.Signals) -> Callable[[], None]:
@@ -44,6 +48,15 @@ def die_with_parent(parent: int) -> None:
     parent_death_signal(signal.SIGKILL)()
     if os.getppid() != parent:  # it went before the kernel was told
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def raise_file_limit() -> None:
+    """Let this process open as many files as the system lets it: loader processes hand over each tensor as one."""
+    with contextlib.suppress(OSError, ValueError):
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = _ENOUGH_FILES if hard == resource.RLIM_INFINITY else min(hard, _ENOUGH_FILES)
+        if soft != resource.RLIM_INFINITY and soft < wanted:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 class ProcessId(NamedTuple):

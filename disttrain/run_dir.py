@@ -22,8 +22,9 @@ _SUCCESSION_S = 120.0  # beyond the time that an NFS server keeps the locks of a
 
 # What may differ between the start of a run and a later one that goes on with it: nothing here changes the result.
 _FREE_FIELDS = ("batch.eval_batch_size", "checkpoint.", "comm.timeout_s", "data.cache_dir", "data.device_budget_mib",
-                "data.loader_workers", "data.placement", "data.prefetch_batches", "train.check_weights_every_steps",
-                "train.device", "train.log_every_steps", "train.nonfinite")  # fmt: skip
+                "data.loader_timeout_s", "data.loader_workers", "data.placement", "data.prefetch_batches",
+                "train.check_weights_every_steps", "train.device", "train.log_every_steps",
+                "train.nonfinite")  # fmt: skip
 
 
 def default_run_dir(config_path: Path) -> Path:

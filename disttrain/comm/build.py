@@ -20,4 +20,6 @@ def build_comm(config: Config, env: RankEnv, control_plane: ControlPlane, device
         return HorovodComm(
             config.comm, env, device, control_plane.phases, start_horovod(config.comm, env, control_plane)
         )
-    return DdpComm(config.comm, control_plane.store, env.rank, env.world_size, device, control_plane.phases)
+    return DdpComm(
+        config.comm, control_plane.store, env.rank, env.world_size, device, control_plane.phases, env.on_one_machine
+    )

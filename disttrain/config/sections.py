@@ -70,6 +70,8 @@ class DataConfig(Section):
     """Decoded size in MiB up to which `placement: auto` keeps a dataset on the device."""
     loader_workers: NonNegativeInt = 2
     """Loader processes per rank when streaming (0: load in the training process)."""
+    loader_timeout_s: Positive = 300.0
+    """Longest wait for a batch from the loader processes, in seconds, before the run ends with exit code 3."""
     prefetch_batches: Count = 4
     """Micro-batches that each loader process prepares ahead when streaming."""
     horizontal_flip: bool = False

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import gc
+import multiprocessing.util
 import os
 import random
+import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,9 +20,14 @@ from torch.utils.data import DataLoader, default_collate
 from disttrain.config.sections import DataConfig
 from disttrain.data.base import Dataset, ImageArrays, MapDataset
 from disttrain.data.transform import ImageTransform
-from disttrain.errors import DataError
+from disttrain.errors import ConfigError, DataError
+from disttrain.log import log
 from disttrain.processes import die_with_parent
 from disttrain.seed import mix
+from disttrain.waits import SOON_S
+
+_SHORT_PLACES = ("/tmp", "/var/tmp", "/dev/shm")
+_LONGEST_PLACE = 107 - len("/pymp-12345678/listener-12345678")
 
 _Key = tuple[int, int]
 """(draw, sample id): `draw` is 0 without augmentation, else a hash that depends on seed and epoch."""
@@ -73,16 +82,62 @@ def _collate(items: list[Any]) -> Any:
 def end_with_parent(rank: int, worker: int) -> None:
     """For a loader process: it ends with its rank at once; torch's own look at the parent comes every 5 s."""
     die_with_parent(rank)
+    multiprocessing.util.get_temp_dir()  # now, in the place that `started` has chosen: the dataset's own files
+    tempfile.tempdir = None  # belong into the user's TMPDIR
 
 
 def started(loader: DataLoader[Any]) -> Iterator[Any]:
     """Start the loader processes. They must not collect what this rank has left to its collector, such as the process
     group of a training before: its threads are not there to be ended in them."""
+    usual = tempfile.tempdir
+    if loader.num_workers:
+        tempfile.tempdir = str(_place_for_sockets())
     gc.freeze()
     try:
         return iter(loader)
     finally:
         gc.unfreeze()
+        tempfile.tempdir = usual
+
+
+def _place_for_sockets() -> Path:
+    """Where loader processes put the sockets through which they hand over their batches. The name of a socket has 107
+    characters at most: with a long TMPDIR no batch would ever come. Raises ConfigError: there is no such folder."""
+    places = [Path(tempfile.gettempdir()), *map(Path, _SHORT_PLACES)]
+    place = next((one for one in places if len(os.fsencode(one)) <= _LONGEST_PLACE and os.access(one, os.W_OK)), None)
+    if place is None:
+        raise ConfigError(
+            f"TMPDIR={places[0]} has {len(os.fsencode(places[0]))} characters, more than {_LONGEST_PLACE}, and none of "
+            f"{', '.join(_SHORT_PLACES)} can be written: the sockets of loader processes need a short name. Set TMPDIR "
+            "to a shorter folder, or data.loader_workers=0."
+        )
+    return place
+
+
+def _within(batches: Iterator[Any], limit_s: float) -> Iterator[Any]:
+    """The batches of a loader that gives up after `SOON_S`: on and on, up to the limit. Raises DataError."""
+    began, is_told = time.monotonic(), False
+    while True:
+        try:
+            batch = next(batches)
+        except StopIteration:
+            return
+        except RuntimeError as error:
+            if "timed out" not in str(error):  # a loader process was killed, or /dev/shm is full
+                raise DataError(f"the loader processes: {' '.join(str(error).split())}") from error
+            waited_s = time.monotonic() - began
+            if waited_s > limit_s:
+                raise DataError(
+                    f"no batch has come from the loader processes for {waited_s:.0f} s (data.loader_timeout_s="
+                    f"{limit_s:g}). Look for their messages above; a dataset that needs longer needs a higher limit, "
+                    "and data.loader_workers=0 loads in this process."
+                ) from None
+            if not is_told:
+                log.info("waiting for a batch from the loader processes (%.0f of %g s)", waited_s, limit_s)
+            is_told = True
+            continue
+        yield batch
+        began = time.monotonic()
 
 
 class _Batches(torch.utils.data.Sampler[list[_Key]]):
@@ -117,8 +172,10 @@ class StreamedSamples:
             worker_init_fn=partial(end_with_parent, os.getpid()),
             prefetch_factor=self.data.prefetch_batches if workers else None,
             pin_memory=self.device.type == "cuda",
+            timeout=SOON_S if workers else 0,
         )
-        for part, batch in zip(ids, started(loader), strict=True):
+        batches = _within(started(loader), self.data.loader_timeout_s)
+        for part, batch in zip(ids, batches, strict=True):
             if isinstance(batch, DataError):
                 raise batch
             inputs, targets = (tensor.to(self.device, non_blocking=True) for tensor in batch)

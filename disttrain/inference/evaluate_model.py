@@ -43,7 +43,8 @@ def evaluate_model_dir(
     transform = ImageTransform(spec.mean, spec.std, Augmentation(), 0, place) if spec.mean else None
     samples = build_samples(dataset, _data_config(spec, data_path), transform, place, 0)
     ids = _ids(dataset, split)
-    comm = DdpComm(CommConfig(), control_plane.store, env.rank, env.world_size, place, control_plane.phases)
+    store, phases = control_plane.store, control_plane.phases
+    comm = DdpComm(CommConfig(), store, env.rank, env.world_size, place, phases, env.on_one_machine)
     try:
         batches = EvalPipeline(samples, ids, _BATCH_SIZE, env.rank, env.world_size)
         result = evaluate(model.to(place), batches, build_loss(), comm, spec.class_names, spec.symmetries)

@@ -71,7 +71,7 @@ def _on_this_machine(found: RankEnv | NodeEnv) -> RankEnv | NodeEnv:
     be known to any name server."""
     if isinstance(found, NodeEnv):
         return found
-    alone = found.world_size == found.local_world_size and not found.agent_store
+    alone = found.on_one_machine and not found.agent_store
     own = found.master_addr.lower() in (socket.gethostname().lower(), socket.gethostname().partition(".")[0].lower())
     return dataclasses.replace(found, master_addr="127.0.0.1") if alone and own else found
 

@@ -41,6 +41,11 @@ class RankEnv:
         return self.rank == 0
 
     @property
+    def on_one_machine(self) -> bool:
+        """Whether all ranks run on this machine."""
+        return self.world_size == self.local_world_size
+
+    @property
     def hosts_store(self) -> bool:
         """Whether the ranks' store is gone with this process."""
         return self.is_rank_zero and not self.agent_store
