@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DATA ?=
 RUN_DIR ?= runs/make-train
 
-.PHONY: setup horovod train test test-setup test-long test-fast check bench chaos clean
+.PHONY: setup horovod train test test-setup test-long test-fast check bench chaos fuzz clean
 
 setup: $(VENV)/ready
 
@@ -60,6 +60,10 @@ check: setup
 chaos: setup
 	tests/system_packages.sh
 	$(BIN)/python -m tests.chaos $(or $(N),20) $(SEED)
+
+# Damaged files of every kind against every reader, for SECONDS (default: 180), from SEED (default: the clock).
+fuzz: setup
+	$(BIN)/python -m tests.field.fuzz --seconds $(or $(SECONDS),180) $(if $(SEED),--seed $(SEED))
 
 bench: setup
 	$(BIN)/python benchmarks/step_overhead.py

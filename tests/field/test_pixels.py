@@ -9,6 +9,7 @@ import struct
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -71,6 +72,8 @@ MODES: dict[str, list[tuple[Any, tuple[tuple[int, ...], int] | None]]] = {
 
 def test_the_table_has_every_mode_of_pillow() -> None:
     assert set(Image.MODES) <= set(MODES)
+    documented = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
+    assert [mode for mode in MODES if f"`{mode}`" not in documented] == []
 
 
 @pytest.mark.parametrize("mode", [mode for mode in MODES if mode in Image.MODES])
