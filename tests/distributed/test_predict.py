@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from .commands import DISTTRAIN, Commands
 from .pool import RankPool
 
 COUNT = 61
+NOT_UTF8 = os.fsdecode(b"caf\xe9.png")  # sorted behind the others: a name that the last rank sends
 
 
 @pytest.fixture
@@ -24,6 +26,7 @@ def inputs(commands: Commands) -> list[str]:
     for index, image in enumerate(rank_parts.planes(COUNT).images):
         Image.fromarray(image.transpose(1, 2, 0)).save(folder / f"{(index * 37) % COUNT:03d}.png")
     (folder / "007.png").write_bytes(b"not a picture")
+    (folder / "060.png").rename(folder / NOT_UTF8)
     return ["chips", "chips/010.png", "missing.png"]
 
 
@@ -45,8 +48,8 @@ def test_predictions_are_the_same_bytes_for_one_two_and_three_workers(
         assert ended.code == 3, ended.stderr  # two of the images could not be read
         assert ended.stderr.count("2 of 63 images could not be read") == 1
         written.append((commands.folder / name).read_bytes())
-    rows = list(csv.DictReader(io.StringIO(written[0].decode())))
-    expected = [f"chips/{index:03d}.png" for index in range(COUNT)] + inputs[1:]
+    rows = list(csv.DictReader(io.StringIO(os.fsdecode(written[0]))))
+    expected = [f"chips/{index:03d}.png" for index in range(COUNT - 1)] + [f"chips/{NOT_UTF8}"] + inputs[1:]
     assert [row["path"] for row in rows] == expected
     assert [index for index, row in enumerate(rows) if row["error"]] == [7, 62]
     assert all(one == written[0] for one in written)
