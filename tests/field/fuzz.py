@@ -37,11 +37,11 @@ from disttrain.data.decode import decode_image, image_size
 from disttrain.data.image_store import ImageStore
 from disttrain.errors import DataError
 
+from .mutations import JSON_MUTATIONS, MUTATIONS, Mutation
+
 SIDE = 12
 LIMIT_S = 60.0
 """A case that takes longer ends the program with the stack of where it stands."""
-_INTERESTING = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF)
-Mutation = Callable[[random.Random, bytearray], None]
 
 
 def _picture() -> Image.Image:
@@ -101,66 +101,6 @@ def _json() -> bytes:
         "locations": [[0.5, 1], [2, 3]],
     }
     return json.dumps(content).encode()
-
-
-# What is done to a file's bytes.
-
-
-def _flip_bits(draw: random.Random, data: bytearray) -> None:
-    for _ in range(draw.choice((1, 1, 2, 8, 32))):
-        data[draw.randrange(len(data))] ^= 1 << draw.randrange(8)
-
-
-def _set_number(draw: random.Random, data: bytearray) -> None:
-    size = draw.choice((1, 2, 4))
-    at = draw.randrange(len(data))
-    number = draw.choice(_INTERESTING) & ((1 << 8 * size) - 1)
-    data[at : at + size] = number.to_bytes(size, draw.choice(("big", "little")))
-
-
-def _set_number_near_the_start(draw: random.Random, data: bytearray) -> None:
-    head = bytearray(data[:64])
-    _set_number(draw, head)
-    data[:64] = head
-
-
-def _cut(draw: random.Random, data: bytearray) -> None:
-    del data[draw.randrange(len(data)) :]
-
-
-def _remove(draw: random.Random, data: bytearray) -> None:
-    at = draw.randrange(len(data))
-    del data[at : at + draw.randint(1, 40)]
-
-
-def _repeat(draw: random.Random, data: bytearray) -> None:
-    at = draw.randrange(len(data))
-    data[at:at] = data[at : at + draw.randint(1, 40)] * draw.choice((1, 2, 50))
-
-
-def _move(draw: random.Random, data: bytearray) -> None:
-    start, to = draw.randrange(len(data)), draw.randrange(len(data))
-    part = data[start : start + draw.randint(1, 40)]
-    data[to : to + len(part)] = part
-
-
-def _insert_noise(draw: random.Random, data: bytearray) -> None:
-    at = draw.randrange(len(data))
-    data[at:at] = draw.randbytes(draw.randint(1, 60))
-
-
-def _swap_text(draw: random.Random, data: bytearray) -> None:
-    """For JSON: another value where a number or a name stood."""
-    tokens = (b"null", b"NaN", b"-1", b"1e999", b"[]", b"{}", b'"x"', b"true", b"9" * 400, b"0.5", b"[[", b'"\\ud800"')
-    places = [at for at, byte in enumerate(data) if byte in b"017ab,["] or [0]
-    at = draw.choice(places)
-    data[at : at + 1] = draw.choice(tokens)
-
-
-MUTATIONS: tuple[Mutation, ...] = (
-    _flip_bits, _flip_bits, _set_number, _set_number, _set_number_near_the_start, _cut, _remove, _repeat, _move,
-    _insert_noise,
-)  # fmt: skip
 
 
 # The readers, each given the bytes of a damaged file.
@@ -236,7 +176,7 @@ def targets() -> list[Target]:
         ),
         Target("idx", _idx(), _read_idx_file),
         Target("idx gzipped", gzip.compress(_idx(), mtime=0), _read_idx_file),
-        Target("json", _json(), _read_json_file, (*MUTATIONS, _swap_text, _swap_text, _swap_text)),
+        Target("json", _json(), _read_json_file, JSON_MUTATIONS),
     ]
 
 

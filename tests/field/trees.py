@@ -1,14 +1,27 @@
-"""Small trees of images, as folders and as zips."""
+"""Small trees of images as folders and as zips, and what the product makes of them."""
 
 from __future__ import annotations
 
+import csv
 import io
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
+
+from disttrain.config import build_config
+from disttrain.config.sections import DataConfig
+from disttrain.data.base import Dataset
+from disttrain.data.open import open_dataset
+from disttrain.errors import DataError, DisttrainError
+from disttrain.inference.predict_files import predict_files
+from disttrain.launch.env import RankEnv
+
+CAT_DOG = ("cat", "dog")
 
 
 def picture(seed: int, form: str = "PNG") -> bytes:
@@ -45,3 +58,57 @@ def as_zip(
             info.filename, info.compress_type = name, compression
             archive.writestr(info, content)
     return path
+
+
+def below(top: str, *names: str, **options: Any) -> dict[str, bytes]:
+    return classes(*(f"{top}/{name}" for name in names), **options)
+
+
+def config(path: Path, name: str = "image_folder", **fields: Any) -> DataConfig:
+    return build_config({"data": {"name": name, "path": str(path), **fields}}).data
+
+
+def opened(path: Path, name: str = "image_folder", **fields: Any) -> Dataset:
+    return open_dataset(config(path, name, **fields))
+
+
+def refused(path: Path, name: str = "image_folder", **fields: Any) -> str:
+    with pytest.raises(DataError) as error:
+        opened(path, name, **fields)
+    return str(error.value)
+
+
+def counts(dataset: Dataset) -> dict[str, dict[str, int]]:
+    """Images of each class in each split that has any."""
+    assert dataset.labels is not None
+    found = {}
+    for split, ids in dataset.splits.items():
+        numbers = np.bincount(dataset.labels[ids], minlength=len(dataset.class_names))
+        if len(ids):
+            found[split] = dict(zip(dataset.class_names, numbers.tolist(), strict=True))
+    return found
+
+
+class Alone:
+    """The control plane of one rank."""
+
+    def run_on_all(self, stage: str, make: Callable[[], Any]) -> Any:
+        return make()
+
+    def sum(self, name: str, value: int) -> int:
+        return value
+
+
+def predicted(
+    model: Path, given: Path | str, capsys: pytest.CaptureFixture[str], output: Path | None = None
+) -> tuple[list[dict[str, str]], str]:
+    """The rows of the CSV, and what the command says at its end."""
+    message = ""
+    capsys.readouterr()
+    try:
+        plane: Any = Alone()
+        predict_files(model, [str(given)], output and str(output), "cpu", False, RankEnv.alone(), plane)
+    except DisttrainError as error:
+        message = str(error)
+    text = output.read_text(errors="surrogateescape") if output else capsys.readouterr().out
+    return list(csv.DictReader(io.StringIO(text))), message

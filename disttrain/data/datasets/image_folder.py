@@ -8,13 +8,11 @@ import numpy as np
 
 from disttrain.config.sections import DataConfig
 from disttrain.data.base import ImageArrays, MapDataset
-from disttrain.data.cache import cached_arrays
 from disttrain.data.class_tree import ClassTree, arrange
-from disttrain.data.datasets.reading import DECODING_RULES, open_store, read_images, report_unreadable
+from disttrain.data.datasets.reading import cached_images, open_store, read_images, report_unreadable
 from disttrain.data.decode import UnreadableImage, decode_image, image_size
 from disttrain.data.image_store import ImageStore
 from disttrain.errors import DataError
-from disttrain.files import file_identity
 
 
 class ImageFiles:
@@ -62,9 +60,8 @@ def open_image_folder(data: DataConfig, verify: bool) -> tuple[ImageArrays | Map
         _require_every_class(tree, keep, store)
         return _arrays(tree, images, keep)
 
-    fields = [str(shape), str(data.image_size), str(data.skip_unreadable)]
-    key = ["image_folder", DECODING_RULES, *fields, file_identity(store.path), *_layout(tree), *store.signature()]
-    arrays, fingerprint = cached_arrays(key, data.cache_dir, verify, read)
+    key = ["image_folder", str(shape), str(data.image_size), *_layout(tree)]
+    arrays, fingerprint = cached_images(store, len(tree.names), key, data, verify, read)
     return arrays, arrays, fingerprint
 
 

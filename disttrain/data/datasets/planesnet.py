@@ -18,7 +18,13 @@ import numpy as np
 from disttrain.config.sections import DataConfig
 from disttrain.data.base import ImageArrays
 from disttrain.data.cache import cached_arrays
-from disttrain.data.datasets.reading import DECODING_RULES, open_store, read_images, require_path, require_some
+from disttrain.data.datasets.reading import (
+    cached_images,
+    open_store,
+    read_images,
+    require_path,
+    require_some,
+)
 from disttrain.data.file_kind import kind_of_file, starts_json
 from disttrain.data.image_store import ImageStore
 from disttrain.errors import DataError
@@ -38,14 +44,20 @@ def open_planesnet(data: DataConfig, verify: bool) -> tuple[ImageArrays, str]:
         key = ["planesnet-json", file_identity(path)]
         return cached_arrays(key, data.cache_dir, verify, lambda folder: _read_json(path))
     store = open_store(data)
-    signature, unreadable = store.signature(), store.listing.unreadable
-    if not signature and not unreadable:
+    names, unreadable = store.names(), store.listing.unreadable
+    if not names and not unreadable:
         raise DataError(
             f"{path} holds no PNG chips{store.listing.describe_others()}. PlanesNet is a folder or zip of "
             "<label>__<scene>__<lon>_<lat>.png, or planesnet.json."
         )
-    key = ["planesnet-png", DECODING_RULES, str(data.skip_unreadable), file_identity(path), *unreadable, *signature]
-    return cached_arrays(key, data.cache_dir, verify, lambda folder: _read_chips(store, data, folder))
+    return cached_images(
+        store,
+        len(names) + len(unreadable),
+        ["planesnet-png", *unreadable],
+        data,
+        verify,
+        lambda folder: _read_chips(store, data, folder),
+    )
 
 
 def _read_chips(store: ImageStore, data: DataConfig, folder: Path) -> ImageArrays:

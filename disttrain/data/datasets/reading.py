@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
 from disttrain.config.sections import DataConfig
+from disttrain.data.base import ImageArrays
+from disttrain.data.cache import cached_arrays
 from disttrain.data.decode_all import BadImages, decode_all
 from disttrain.data.image_store import ImageStore
 from disttrain.errors import DataError
-from disttrain.files import user_path
+from disttrain.files import file_identity, user_path
 from disttrain.log import log
 
-DECODING_RULES = "2"
+_DECODING_RULES = "2"
 """Part of every cache key: another number wherever the same file gives other pixels than before."""
 _SHOWN = 5
 
@@ -37,6 +40,27 @@ def open_store(data: DataConfig) -> ImageStore:
     if left_out := store.listing.describe_left_out():
         log.warning("%s: left out %s", store.path, left_out)
     return store
+
+
+def cached_images(
+    store: ImageStore, count: int, key: list[str], data: DataConfig, verify: bool, read: Callable[[Path], ImageArrays]
+) -> tuple[ImageArrays, str]:
+    """`cached_arrays` of the images in a store, of which `count` were to be used; `key`: what else they depend on."""
+    built = False
+
+    def build(folder: Path) -> ImageArrays:
+        nonlocal built
+        built = True
+        return read(folder)
+
+    parts = [*key, _DECODING_RULES, str(data.skip_unreadable), file_identity(store.path), *store.signature()]
+    arrays, fingerprint = cached_arrays(parts, data.cache_dir, verify, build)
+    left_out = count - len(arrays)
+    if left_out and not built:  # who has built them has named each
+        log.warning(
+            "%s: left out %d of %d images that cannot be used (data.skip_unreadable=true)", store.path, left_out, count
+        )
+    return arrays, fingerprint
 
 
 def require_some(count: int, otherwise: str) -> None:
