@@ -1,7 +1,7 @@
 """From a killed rank to the next training step, and what every step pays so that this works.
 
 The first part runs `disttrain train --workers 2 --max-restarts 1` on the real trainer and kills one rank with -9 at a
-random step. The second lets a run take turns with itself: with everything that watches it (ledger, request to stop,
+random step. The second lets a run take turns with itself: with all that watches it (phase timer, request to stop,
 comparison of the weights), and without.
 """
 
@@ -147,8 +147,8 @@ def is_rank(pid: int) -> bool:
 # Watching, on each rank ---------------------------------------------------------------------------------------------
 
 
-class NoLedger:
-    """Takes the ledger's calls and keeps nothing."""
+class NoPhases:
+    """Takes the phase timer's calls and keeps nothing."""
 
     def enter(self, phase: str, step: int | None = None) -> None: ...
 
@@ -165,7 +165,7 @@ def run_rank(arguments: argparse.Namespace, scratch: Path) -> None:
     check_every = config.train.check_weights_every_steps
 
     def take_turns(parts: Any, position: Any, total_steps: int, hooks: Any) -> None:
-        bare = dataclasses.replace(parts, phases=NoLedger())
+        bare = dataclasses.replace(parts, phases=NoPhases())
 
         def block(which: Any, is_watched: bool) -> float:
             """Milliseconds a step."""
@@ -199,7 +199,7 @@ def measure_shares(parts: Any, hooks: Any, check_every: int, step_s: float) -> d
     time.sleep(5)
     threads = (watching_cpu_s() - before) / (time.perf_counter() - began)
     return {
-        "the ledger": per_step * enter_s / step_s,
+        "the phase timer": per_step * enter_s / step_s,
         "the request to stop": called_s / step_s,
         f"the weights, every {check_every} steps": check_s / check_every / step_s,
         "the threads that publish and watch (of one core)": threads,

@@ -1,5 +1,5 @@
-"""What ranks tell each other about a save, on a store beside the training: each what it has written, rank zero what
-has come of it. Nobody waits without a limit."""
+"""What ranks tell each other about a save, on a store beside the training: each what it has written, rank zero the
+outcome. Nobody waits without a limit."""
 
 from __future__ import annotations
 
@@ -66,19 +66,19 @@ class SaveAgreement:
             raise SaveTimeout(f"{render_ranks(silent)} wrote nothing within {patience_s:.0f} s")
         keys = [f"{number}/{rank}" for rank in range(self.world_size)]
         shards = [Shard(**json.loads(self._store.get(key))) for key in keys]
-        for key in (*keys, f"{number}/count", f"{number}/complete", f"{number - 1}/verdict"):
+        for key in (*keys, f"{number}/count", f"{number}/complete", f"{number - 1}/outcome"):
             self._store.delete_key(key)
         return shards
 
     def publish_outcome(self, number: int, fault: str) -> None:
-        """Rank zero: say what has come of it, "" where the checkpoint is there."""
-        self._store.set(f"{number}/verdict", fault or "-")
+        """Rank zero: say why there is no checkpoint, "" where there is one."""
+        self._store.set(f"{number}/outcome", fault or "-")
 
     def outcome(self, number: int, patience_s: float) -> str:
-        """The others: what rank zero has decided. Raises SaveTimeout."""
-        if not self._poll(f"{number}/verdict", patience_s):
+        """The others: what rank zero has published. Raises SaveTimeout."""
+        if not self._poll(f"{number}/outcome", patience_s):
             raise SaveTimeout(f"rank 0 has not said within {patience_s:.0f} s what came of it")
-        return self._store.get(f"{number}/verdict").decode().removeprefix("-")
+        return self._store.get(f"{number}/outcome").decode().removeprefix("-")
 
     def stop(self) -> None:
         """Let a wait in another thread end now."""

@@ -110,32 +110,32 @@ class CheckpointWriter:
         """In the thread: from the copy to a checkpoint, or a warning."""
         with contextlib.suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)  # on Linux: this thread's alone
-        beside: Path | None = None
+        unfinished: Path | None = None
         says_why = self.rank == 0
         try:
             name = f"{self._agreement.start_id(_PATIENCE_S)}.{save.number}"
-            beside = unfinished_dir(self.folder, save.step, name)
-            fault = self._write_and_agree(save, beside)
+            unfinished = unfinished_dir(self.folder, save.step, name)
+            fault = self._write_and_agree(save, unfinished)
         except (SaveTimeout, DistError) as error:
             fault, says_why = " ".join(str(error).split()), True
         if not fault:
             self.saved_step, self.last_save_s = save.step, time.monotonic() - save.began
             return
-        if beside is not None:
-            shutil.rmtree(beside, ignore_errors=True)
+        if unfinished is not None:
+            shutil.rmtree(unfinished, ignore_errors=True)
         if says_why:
             log.warning("the checkpoint of step %d was not written: %s", save.step, fault)
 
-    def _write_and_agree(self, save: _Save, beside: Path) -> str:
+    def _write_and_agree(self, save: _Save, unfinished: Path) -> str:
         """Why there is no checkpoint, "" where there is one. Raises SaveTimeout or DistError."""
         began = time.monotonic()
-        shard = self._write_shard(beside)
+        shard = self._write_shard(unfinished)
         self._agreement.post(save.number, shard)
         patience_s = max(_PATIENCE_S, _PATIENCE_FACTOR * (time.monotonic() - began))
         if self.rank != 0:
             return self._agreement.outcome(save.number, 2 * patience_s + _VISIBLE_S)
         try:
-            fault = self._make_checkpoint(save, beside, self._agreement.shards(save.number, patience_s))
+            fault = self._make_checkpoint(save, unfinished, self._agreement.shards(save.number, patience_s))
         except SaveTimeout as error:
             fault = str(error)
         except OSError as error:
@@ -143,20 +143,20 @@ class CheckpointWriter:
         self._agreement.publish_outcome(save.number, fault)
         return fault
 
-    def _write_shard(self, beside: Path) -> Shard:
+    def _write_shard(self, unfinished: Path) -> Shard:
         host = socket.gethostname()
         try:
-            beside.mkdir(parents=True, exist_ok=True)
+            unfinished.mkdir(parents=True, exist_ok=True)
             if self._copy.is_empty:
                 return Shard(self.rank, host)
-            record = self._copy.write(beside / shard_name(self.rank))
+            record = self._copy.write(unfinished / shard_name(self.rank))
         except OSError as error:
             with contextlib.suppress(OSError):
-                (beside / shard_name(self.rank)).unlink()  # others may still need its space
+                (unfinished / shard_name(self.rank)).unlink()  # others may still need its space
             return Shard(self.rank, host, fault=_render(error))
         return Shard(self.rank, host, record.bytes, record.sha256)
 
-    def _make_checkpoint(self, save: _Save, beside: Path, shards: list[Shard]) -> str:
+    def _make_checkpoint(self, save: _Save, unfinished: Path, shards: list[Shard]) -> str:
         """On rank zero. Why it cannot be done, or "". Raises OSError."""
         if faults := [shard for shard in shards if shard.fault]:
             return "; ".join(f"rank {shard.rank} on {shard.host}: {shard.fault}" for shard in faults)
@@ -164,21 +164,21 @@ class CheckpointWriter:
         deadline = time.monotonic() + _VISIBLE_S
         for shard in (one for one in shards if one.bytes):
             name = shard_name(shard.rank)
-            while not _has_size(beside / name, shard.bytes):
+            while not _has_size(unfinished / name, shard.bytes):
                 if shard.rank == self.rank:
-                    return f"{name} has vanished from {beside.parent}"
+                    return f"{name} has vanished from {unfinished.parent}"
                 if time.monotonic() > deadline:
                     return (
                         f"rank {shard.rank} on {shard.host} has written {name} ({shard.bytes:,} bytes), but rank 0 on "
-                        f"{socket.gethostname()} does not see it in {beside.parent}: checkpoints need a folder that "
-                        "all nodes share. Put the run directory (--run-dir) on a shared file system"
+                        f"{socket.gethostname()} does not see it in {unfinished.parent}: checkpoints need a folder "
+                        "that all nodes share. Put the run directory (--run-dir) on a shared file system"
                     )
                 time.sleep(0.1)
             files[name] = FileRecord(shard.bytes, shard.sha256)
-        files[VALUES] = write_text(beside / VALUES, save.values)
-        write_manifest(beside, save.step, self.world_size, files)
+        files[VALUES] = write_text(unfinished / VALUES, save.values)
+        write_manifest(unfinished, save.step, self.world_size, files)
         target = checkpoint_dir(self.folder, save.step)
-        replace_folder(beside, target, durable=True)
+        replace_folder(unfinished, target, durable=True)
         try:
             prune(target, self.config)
         except OSError as error:

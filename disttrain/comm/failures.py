@@ -17,7 +17,7 @@ from disttrain.errors import DisttrainError, PeerLostError
 LOST_CONNECTION = "lost the connection to a peer"
 
 _GATHER_S = 0.5  # how long the first rank that fails waits for others with the same message
-_GIVEN_UP = "given_up"
+_ABORTED = "aborted"
 
 
 @dataclass(frozen=True)
@@ -68,11 +68,11 @@ class FailureLog:
 
     def abort(self) -> None:
         """Say, once a failure has been posted, that ranks which still do something else are to end too."""
-        self.store.set(_GIVEN_UP, "1")
+        self.store.set(_ABORTED, "1")
 
     def is_aborted(self) -> bool:
-        """Whether `give_up` has been called on some rank."""
-        return self.store.check([_GIVEN_UP])
+        """Whether `abort` has been called on some rank."""
+        return self.store.check([_ABORTED])
 
     def claim_report(self) -> bool:
         """Whether this rank is the one that tells the user: the first that asks."""
@@ -84,7 +84,7 @@ class FailureLog:
             self.store.set("reported", "1")
 
     def await_report(self) -> None:
-        """Wait for `reported`, 5 s at most: launchers end all ranks as soon as one exits, also one about to report."""
+        """Wait for `mark_reported`, 5 s at most: launchers end all ranks once one exits, even one that reports."""
         with contextlib.suppress(DistError):
             self.store.wait(["reported"], timedelta(seconds=5))
 

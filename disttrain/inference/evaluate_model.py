@@ -29,25 +29,25 @@ def evaluate_model_dir(
     model_dir: Path,
     data_path: str | None,
     split: str,
-    device: str,
+    device_name: str,
     allow_code: bool,
     env: RankEnv,
     control_plane: ControlPlane,
 ) -> dict[str, Any]:
     """The object that `disttrain evaluate` prints; every rank gets it. Raises DisttrainError."""
-    place = control_plane.run_on_all("device", lambda: pick_device(device, env))
+    device = control_plane.run_on_all("device", lambda: pick_device(device_name, env))
     model, spec = control_plane.run_on_all("model", lambda: load_model_dir(model_dir, allow_code))
     dataset = control_plane.run_on_all(
         "data", lambda: _open(spec, data_path, split, verify=env.local_rank == 0), env.local_rank == 0
     )
-    transform = ImageTransform(spec.mean, spec.std, Augmentation(), 0, place) if spec.mean else None
-    samples = build_samples(dataset, _data_config(spec, data_path), transform, place, 0)
+    transform = ImageTransform(spec.mean, spec.std, Augmentation(), 0, device) if spec.mean else None
+    samples = build_samples(dataset, _data_config(spec, data_path), transform, device, 0)
     ids = _ids(dataset, split)
     store, phases = control_plane.store, control_plane.phases
-    comm = DdpComm(CommConfig(), store, env.rank, env.world_size, place, phases, env.on_one_machine)
+    comm = DdpComm(CommConfig(), store, env.rank, env.world_size, device, phases, env.on_one_machine)
     try:
         batches = EvalPipeline(samples, ids, _BATCH_SIZE, env.rank, env.world_size)
-        result = evaluate(model.to(place), batches, build_loss(), comm, spec.class_names, spec.symmetries)
+        result = evaluate(model.to(device), batches, build_loss(), comm, spec.class_names, spec.symmetries)
     finally:
         comm.close()
     log.info("split %s: %d samples on %d rank(s), each counted exactly once", split, result.count, env.world_size)

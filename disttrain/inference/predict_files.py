@@ -50,7 +50,7 @@ def predict_files(
     model_dir: Path,
     inputs: Sequence[str],
     output: str | None,
-    device: str,
+    device_name: str,
     allow_code: bool,
     env: RankEnv,
     control_plane: ControlPlane,
@@ -60,9 +60,9 @@ def predict_files(
     Raises DataError after the last row where some images could not be read; ConfigError or DataError before the first
     where the model or an input is wrong.
     """
-    place = control_plane.run_on_all("device", lambda: pick_device(device, env))
+    device = control_plane.run_on_all("device", lambda: pick_device(device_name, env))
     model, spec = control_plane.run_on_all("model", lambda: load_model_dir(model_dir, allow_code))
-    predictor = control_plane.run_on_all("predictor", lambda: Predictor(model, spec, place))
+    predictor = control_plane.run_on_all("predictor", lambda: Predictor(model, spec, device))
     items = control_plane.run_on_all("inputs", lambda: list(_expand(inputs)))
     part = [items[index] for index in rank_slice(len(items), env.rank, env.world_size)]
     form = _Csv(spec.class_names) if (output or ".csv").lower().endswith(".csv") else _JsonLines()

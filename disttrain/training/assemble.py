@@ -69,7 +69,7 @@ def place_model(config: Config, model: nn.Module, comm: Comm) -> nn.Module:
 
 
 def backward_once(parts: Parts) -> None:
-    """A backward pass on some samples, for `Comm.settle`."""
+    """A backward pass on some samples, for `Comm.fix_reduction_order`."""
     pipeline = parts.pipeline
     inputs, targets = next(pipeline.samples.batches([pipeline.ids[: pipeline.plan.micro_batch_size]], None))
     with parts.precision.autocast():

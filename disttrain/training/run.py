@@ -45,13 +45,13 @@ def run_training(request: Request, session: RankSession) -> dict[str, Any]:
     config, run_dir = request.config, request.run_dir
     env, control_plane = session.env, session.control_plane
     # Ranks that their agent starts again go on with what they have begun, also where it was asked to begin anew.
-    is_restart = bool(control_plane.broadcast("again", "yes" if was_started_by(run_dir, env.job_id) else None))
+    is_restart = bool(control_plane.broadcast("is_restart", "yes" if was_started_by(run_dir, env.job_id) else None))
     given_checkpoint = Path(request.resume) if request.resume not in ("auto", "never") else None
     if is_restart:
         request = dataclasses.replace(request, resume="auto")
     device = control_plane.run_on_all("device", lambda: pick_device(config.train.device, env))
     prepared = control_plane.run_on_all("prepare", lambda: prepare(request, env, device), first=env.local_rank == 0)
-    finished = control_plane.run_on_all("look", lambda: load_result(run_dir) if request.resume != "never" else None)
+    finished = control_plane.run_on_all("result", lambda: load_result(run_dir) if request.resume != "never" else None)
     if finished is not None:
         log.info("%s has finished already; --resume never trains it anew.", run_dir)
         return finished
