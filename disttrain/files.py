@@ -18,8 +18,10 @@ from disttrain.errors import ConfigError
 def expand_home(text: str | os.PathLike[str]) -> str:
     """A path with the home folder in the place of `~` or `~user`, as a shell would have it; `./~` is no home folder.
 
-    Raises ConfigError where there is no home folder.
+    Raises ConfigError where there is no home folder, and for an empty path.
     """
+    if not os.fspath(text):
+        raise ConfigError("a path is empty: was a shell variable in it not set? Give a path, or leave the option out.")
     expanded = os.path.expanduser(text)  # noqa: PTH111 (a Path makes ~ of ./~)
     if expanded.split(os.sep, 1)[0] == "~":
         raise ConfigError(

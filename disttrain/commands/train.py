@@ -26,7 +26,9 @@ def run(arguments: argparse.Namespace, argv: list[str]) -> int:
     if arguments.config is None:
         raise ConfigError("train needs a config file: disttrain train CONFIG. configs/ holds some to begin with.")
 
-    run_dir = user_path(arguments.run_dir) if arguments.run_dir else default_run_dir(user_path(arguments.config))
+    run_dir = (
+        user_path(arguments.run_dir) if arguments.run_dir is not None else default_run_dir(user_path(arguments.config))
+    )
     resume = arguments.resume if arguments.resume in ("auto", "never") else expand_home(arguments.resume)
 
     def validate(world_size: int) -> Config:

@@ -52,7 +52,7 @@ def cached_arrays(
     Raises DataError where no cache folder can be written.
     """
     key = hashlib.sha256(json.dumps([*_MADE_BY, *key_parts]).encode()).hexdigest()[:32]
-    root = user_path(cache_dir) if cache_dir else default_cache_dir()
+    root = user_path(cache_dir) if cache_dir is not None else default_cache_dir()
     entry = root / key
     for _ in range(_ATTEMPTS):
         meta = _read_meta(entry, verify)

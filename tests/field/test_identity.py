@@ -261,7 +261,6 @@ def test_a_manifest_of_an_earlier_version_is_compared_too(tmp_path: Path) -> Non
         ("./~/x", "./~/x"),
         ("x/~", "x/~"),
         ("~no-such-user/x", "~no-such-user/x"),
-        ("", ""),
     ],
 )
 def test_a_tilde_means_what_it_means_in_a_shell(
@@ -269,6 +268,15 @@ def test_a_tilde_means_what_it_means_in_a_shell(
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     assert expand_home(text) == expected.format(home=tmp_path)
+
+
+def test_a_path_from_a_variable_that_is_not_set_is_not_the_working_directory(tmp_path: Path) -> None:
+    make_tree(tmp_path / "data", 0)
+    for name in ("mnist", "image_folder", "planesnet"):
+        with pytest.raises(ConfigError, match="a path is empty: was a shell variable in it not set"):
+            open_dataset(build_config({"data": {"name": name, "path": ""}}).data)
+    with pytest.raises(ConfigError, match="a path is empty"):
+        opened("tree", tmp_path / "data", cache_dir="")
 
 
 def test_without_a_home_folder_a_tilde_and_the_cache_are_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:

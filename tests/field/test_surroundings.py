@@ -13,14 +13,19 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 import disttrain.data.stream as stream
 from disttrain.comm.rank_logging import _Console
+from disttrain.config import build_config
 from disttrain.config.user_code import import_object
+from disttrain.data.base import Dataset
 from disttrain.errors import ConfigError, DataError, DisttrainError, say_error
 from disttrain.import_path import RUN_MODULE
 from disttrain.streams import _tolerant, check_results_written
@@ -231,6 +236,31 @@ def test_a_wait_for_loader_processes_says_so_and_ends(caplog: pytest.LogCaptureF
         DataError, match=r"loader processes: DataLoader worker \(pid 7\) is killed by signal: Bus error"
     ):
         next(stream._within(Slow(["DataLoader worker (pid 7) is killed by signal: Bus error."]), 60))
+
+
+class SlowPoints:
+    """Its second sample takes longer than a loader waits at a time."""
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        time.sleep(1.0 * index)
+        return torch.zeros(1), index
+
+
+def test_a_loader_that_was_waited_for_gives_its_batches_after_all(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(stream, "SOON_S", 0.1)
+    config = build_config({"data": {"placement": "stream", "loader_workers": 1}}).data
+    samples = SlowPoints()
+    dataset = Dataset(samples, {"train": np.arange(2)}, (), "")
+    loaded = stream.StreamedSamples(dataset, config, None, torch.device("cpu"), 0)
+    with caplog.at_level(logging.INFO, "disttrain"):
+        targets = [batch[1].tolist() for batch in loaded.batches([np.array([0]), np.array([1])], None)]
+    assert targets == [[0], [1]]
+    assert len(caplog.records) == 1
 
 
 def test_as_many_files_may_be_open_as_the_system_allows(tmp_path: Path) -> None:

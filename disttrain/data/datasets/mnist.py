@@ -6,9 +6,12 @@ then the values.
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import math
+import socket
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +23,9 @@ from disttrain.data.datasets.reading import require_path
 from disttrain.data.file_kind import kind_of_bytes, kind_of_file
 from disttrain.errors import DataError
 from disttrain.files import file_identity, user_path
+from disttrain.waits import announced
 
+_DOWNLOAD_S = 30.0
 CLASS_NAMES = tuple("0123456789")
 _GZIP = b"\x1f\x8b"
 _TYPES = {0x09: "int8", 0x0B: "int16", 0x0C: "int32", 0x0D: "float32", 0x0E: "float64"}
@@ -29,7 +34,7 @@ _FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx
 
 def open_mnist(data: DataConfig, verify: bool) -> tuple[ImageArrays, str]:
     """The digits below `data.path`, or downloaded by torchvision where that is not given, and their fingerprint."""
-    files = _find_files(_folder(data)) if data.path else _download(data)
+    files = _find_files(_folder(data)) if data.path is not None else _download(data)
     return cached_arrays(["mnist", *map(file_identity, files)], data.cache_dir, verify, lambda folder: _read(files))
 
 
@@ -61,16 +66,28 @@ def _find_files(root: Path) -> list[Path]:
     return found
 
 
+@contextlib.contextmanager
+def _answers_within(seconds: float) -> Iterator[None]:
+    """A server that gives no answer for so long is an error: urllib would wait for ever."""
+    usual = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(usual)
+
+
 def _download(data: DataConfig) -> list[Path]:
     from torchvision.datasets import MNIST
 
-    root = user_path(data.cache_dir) if data.cache_dir else default_cache_dir()
+    root = user_path(data.cache_dir) if data.cache_dir is not None else default_cache_dir()
     try:
         return _find_files(root)
     except DataError:
         pass
     try:
-        MNIST(root, download=True)
+        with announced("waiting for the download of MNIST"), _answers_within(_DOWNLOAD_S):
+            MNIST(root, download=True)
     except (OSError, RuntimeError) as error:
         raise DataError(
             f"MNIST could not be downloaded ({error}). Set data.path to a folder that holds {', '.join(_FILES)}."
