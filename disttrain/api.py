@@ -41,17 +41,24 @@ def fit(
     Alone it trains in this process; under torchrun, mpirun, srun or a PyTorchJob each process joins as one rank.
 
     Args:
-        model: any module; outputs [n, classes] with integer targets are counted for accuracy.
-        dataset: map-style, items (input, target); `classes`, if it has any, names the classes.
+        model: any module. Outputs [n, classes] that the loss takes as class scores are counted for accuracy.
+        dataset: map-style, items (input, target); `classes`, if it has any, names the classes. Inputs and targets may
+            be dicts or tuples of tensors; docs/contracts.md says what is taken.
         test_dataset: evaluated at the end; each sample once, over all ranks.
-        loss: (outputs, targets) -> one loss per sample, or their mean. Default: cross-entropy.
+        loss: (outputs, targets) -> one loss per sample, or their mean or sum. Default: cross-entropy.
         run_dir: where metrics, logs and the trained weights go.
         resume: `never` starts anew and moves aside what `run_dir` holds; `auto` goes on with it.
         sections: the config's sections as mappings, e.g. `optim={"lr": 0.1}, train={"epochs": 3}`.
     Raises DisttrainError, on the first rank that fails; the other ranks leave quietly with the same exit code.
     """
     fill_closed_streams()
-    config = build_config({name: dict(section) for name, section in sections.items()})
+    check_arguments(model, loss)
+    config = build_config(sections)
+    if loss is not None and config.train.label_smoothing:
+        raise ConfigError(
+            f"train.label_smoothing={config.train.label_smoothing:g} has no effect on a loss of your own. Smooth the "
+            "labels there, e.g. cross_entropy(..., label_smoothing=0.1), or leave it out."
+        )
     env = resolve(os.environ) or RankEnv.alone()
     if isinstance(env, NodeEnv):
         raise ConfigError(
@@ -67,3 +74,17 @@ def fit(
         result = run_training(request, session)
         model.load_state_dict(load_file(folder / MODEL / WEIGHTS))
         return result
+
+
+def check_arguments(model: Any, loss: Any) -> None:
+    """Raise ConfigError where `model` or `loss` is of another kind than `fit` takes."""
+    if not isinstance(model, nn.Module):
+        hint = f" Call it: fit({model.__name__}(), ...)." if isinstance(model, type) else ""
+        raise ConfigError(f"model is {_kind(model)}, not a torch.nn.Module.{hint}")
+    if loss is not None and (not callable(loss) or (isinstance(loss, type) and issubclass(loss, nn.Module))):
+        hint = f" Call it: loss={loss.__name__}()." if isinstance(loss, type) else ""
+        raise ConfigError(f"loss is {_kind(loss)}: expected a function (outputs, targets) -> losses.{hint}")
+
+
+def _kind(value: Any) -> str:
+    return f"the class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -76,9 +77,22 @@ def write_atomically(path: Path, text: str, durable: bool = False) -> None:
         file.write(text)
 
 
+def strict_json(value: Any, indent: int | None = None) -> str:
+    """JSON as every reader takes it: floats that are not finite become null, for which JSON has no word."""
+    return json.dumps(_finite(value), indent=indent, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(one) for key, one in value.items()}
+    return [_finite(one) for one in value] if isinstance(value, list | tuple) else value
+
+
 def write_json(path: Path, value: Any) -> None:
-    """`write_atomically`, as JSON for people too."""
-    write_atomically(path, json.dumps(value, indent=1) + "\n")
+    """`write_atomically`, as strict JSON, for people too."""
+    write_atomically(path, strict_json(value, indent=1) + "\n")
 
 
 @contextlib.contextmanager

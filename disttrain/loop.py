@@ -17,6 +17,7 @@ from disttrain.optim.ema import WeightAverage
 from disttrain.optim.loss import LossSum
 from disttrain.optim.optimizer import Schedule, set_lr
 from disttrain.optim.precision import Precision
+from disttrain.optim.step_undo import StepUndo
 from disttrain.seed import seed_step
 from disttrain.telemetry.phases import PhaseTimer
 from disttrain.telemetry.tally import Tally
@@ -54,6 +55,9 @@ class Parts:
     phases: PhaseTimer
     on_nonfinite: Callable[[Position], None]
     """Called in place of an update that would have made the weights not finite. Raises DivergedError, or returns."""
+    undo: StepUndo
+    scores_classes: bool = True
+    """Whether the loss takes outputs as class scores; only then there is an accuracy."""
 
 
 class Hooks(Protocol):
@@ -70,7 +74,7 @@ class Hooks(Protocol):
 
 def train(parts: Parts, position: Position, total_steps: int, hooks: Hooks) -> None:
     """Train from `position`, which moves along, until `total_steps` or until a hook says stop."""
-    tally = Tally(parts.comm.device)
+    tally = Tally(parts.comm.device, parts.scores_classes)
     parts.model.train()
     while position.step < total_steps:
         parts.phases.enter("data", position.step)
@@ -91,9 +95,10 @@ def train(parts: Parts, position: Position, total_steps: int, hooks: Hooks) -> N
 def train_step(parts: Parts, batch: GlobalBatch, step: int, tally: Tally) -> bool:
     """One optimizer step on this rank's part of a global batch.
 
-    Returns False, on every rank alike, where a loss or a gradient was not finite: then the weights are as before.
+    Returns False, on every rank alike, where a loss or a gradient was not finite: then all is as before the step.
     """
     comm, precision, model, optimizer, phases = parts.comm, parts.precision, parts.model, parts.optimizer, parts.phases
+    parts.undo.remember()
     seed_step(parts.seed, step, comm.rank)
     set_lr(optimizer, parts.schedule(step))
     # The mean over ranks that the backend takes, times world_size / count, is the sum over samples / count of samples:
@@ -103,6 +108,7 @@ def train_step(parts: Parts, batch: GlobalBatch, step: int, tally: Tally) -> boo
         phases.enter("forward")
         is_last = micro_step == batch.micro_steps
         with contextlib.nullcontext() if is_last else comm.no_sync(model):
+            before = None if micro.weight or not len(micro.ids) else parts.undo.copy_buffers()
             with precision.autocast():
                 outputs = model(micro.inputs)
                 loss_sum = parts.loss(outputs, micro.targets)
@@ -111,15 +117,18 @@ def train_step(parts: Parts, batch: GlobalBatch, step: int, tally: Tally) -> boo
             precision.backward(loss_sum * (nan_if_bad + scale * micro.weight))
         if micro.weight:
             tally.add(outputs, micro.targets, loss_sum)
+        elif before is not None:
+            parts.undo.put_back(before)
         phases.enter("data")
     comm.wait_grads()
     phases.enter("optimizer")
     tally.grad_norm = precision.clip(optimizer, parts.clip_norm)
-    is_finite = precision.step(optimizer, tally.grad_norm)
+    is_made = precision.step(optimizer, tally.grad_norm)
     optimizer.zero_grad(set_to_none=True)
-    if not is_finite:
-        tally.discard()
-        return False
+    if not is_made:
+        parts.undo.undo()
+        bad_losses = tally.discard()
+        return precision.lower_scale(lambda: not comm.all_reduce(bad_losses).any())
     tally.commit()
     if parts.ema is not None:
         parts.ema.update(step)

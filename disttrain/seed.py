@@ -6,6 +6,10 @@ resumed at step k draws what an uninterrupted one would have drawn.
 
 from __future__ import annotations
 
+import contextlib
+import random
+from collections.abc import Iterator
+
 import torch
 
 _MASK = (1 << 64) - 1
@@ -47,3 +51,20 @@ def seed_step(seed: int, step: int, rank: int) -> None:
     torch.default_generator.manual_seed(key)
     if torch.cuda.is_initialized():
         torch.cuda.manual_seed(key)
+
+
+@contextlib.contextmanager
+def generators_kept() -> Iterator[None]:
+    """Within it everything may be drawn; afterwards all default generators are as they were."""
+    import numpy as np
+
+    kept = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    on_gpu = torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None
+    try:
+        yield
+    finally:
+        random.setstate(kept[0])
+        np.random.set_state(kept[1])
+        torch.set_rng_state(kept[2])
+        if on_gpu is not None:
+            torch.cuda.set_rng_state(on_gpu)

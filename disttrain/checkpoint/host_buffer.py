@@ -17,7 +17,7 @@ import torch
 from disttrain.checkpoint.folder import FileRecord
 from disttrain.errors import ConfigError
 
-_DTYPES = {
+DTYPES = {
     torch.float64: "F64",
     torch.float32: "F32",
     torch.float16: "F16",
@@ -74,10 +74,10 @@ class HostBuffer:
     def _lay_out(self, layout: list[tuple[str, torch.dtype, torch.Size]], pinned: bool) -> None:
         header, ends, end = {}, [], 0
         for name, dtype, shape in layout:
-            if dtype not in _DTYPES:
+            if dtype not in DTYPES:
                 raise ConfigError(f"{name} has dtype {dtype}, which no checkpoint can hold. Keep it out of the state.")
             begin, end = end, end + shape.numel() * dtype.itemsize
-            header[name] = {"dtype": _DTYPES[dtype], "shape": list(shape), "data_offsets": [begin, end]}
+            header[name] = {"dtype": DTYPES[dtype], "shape": list(shape), "data_offsets": [begin, end]}
             ends.append((begin, end))
         if end > self._buffer.numel() or pinned != self._buffer.is_pinned():
             self._views, self._buffer = [], torch.empty(0, dtype=torch.uint8)  # the old memory goes first

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any
+
+from disttrain.files import strict_json
 
 SCHEMA = 1
 """Counts up when a reader of before would misunderstand what is written. Files of before it was written have none."""
@@ -14,7 +17,8 @@ SCHEMA = 1
 class Score:
     """Figures of an evaluation."""
 
-    loss: float
+    loss: float | None
+    """None where it was not finite."""
     accuracy: float | None = None
     """None where the outputs are no classes."""
 
@@ -44,7 +48,7 @@ class CheckpointValues:
 
     def to_json(self) -> str:
         """The content of `values.json`."""
-        return json.dumps({"schema": SCHEMA, **asdict(self)})
+        return strict_json({"schema": SCHEMA, **asdict(self)})
 
     @classmethod
     def from_json(cls, text: str) -> CheckpointValues:
@@ -59,7 +63,8 @@ class CheckpointValues:
                 if known.get(name) is not None:
                     known[name] = Score(**known[name])
             if "unlogged" in known:
-                loss_sum, correct, count = known["unlogged"]
+                # null stands for a sum that was not finite
+                loss_sum, correct, count = (math.nan if one is None else one for one in known["unlogged"])
                 known["unlogged"] = (loss_sum, correct, count)
             if type(known["step"]) is not int:
                 raise ValueError("its step is no number")

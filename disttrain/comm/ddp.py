@@ -170,7 +170,9 @@ class DdpComm:
         self._powersgd.iter = int(state["iter"])
         for name in _POWERSGD_TENSORS:
             found = {key.split("/")[1]: tensor for key, tensor in state.items() if key.startswith(f"{name}/")}
-            getattr(self._powersgd, name).update({int(k): tensor.to(self.device) for k, tensor in found.items()})
+            held = getattr(self._powersgd, name)
+            held.clear()
+            held.update({int(k): tensor.to(self.device) for k, tensor in found.items()})
 
     def close(self) -> None:
         """See `Comm.close`."""

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 
 from disttrain.config import load_config
-from disttrain.files import user_path
+from disttrain.files import strict_json, user_path
 
 
 def run(arguments: argparse.Namespace, argv: list[str]) -> int:
@@ -18,5 +17,5 @@ def run(arguments: argparse.Namespace, argv: list[str]) -> int:
         make_synthetic(user_path(arguments.output), arguments.count, arguments.seed)
         return 0
     summary = describe_dataset(load_config(arguments.config, arguments.overrides).data)
-    sys.stdout.write(json.dumps(summary, indent=None if arguments.json else 1) + "\n")
+    sys.stdout.write(strict_json(summary, indent=None if arguments.json else 1) + "\n")
     return 0

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 
 from disttrain.commands.start import join_or_start, validated_session
-from disttrain.files import user_path
+from disttrain.files import strict_json, user_path
 
 
 def run(arguments: argparse.Namespace, argv: list[str]) -> int:
@@ -27,5 +26,5 @@ def run(arguments: argparse.Namespace, argv: list[str]) -> int:
             rank, session.control_plane,
         )  # fmt: skip
         if rank.is_rank_zero:
-            sys.stdout.write(json.dumps(result) + "\n")
+            sys.stdout.write(strict_json(result) + "\n")
     return 0

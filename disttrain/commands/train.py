@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from disttrain.commands.start import join_or_start, validated_session
 from disttrain.config import Config, load_config
 from disttrain.data.batch_plan import check_world_size
 from disttrain.errors import ConfigError
-from disttrain.files import expand_home, user_path
+from disttrain.files import expand_home, strict_json, user_path
 from disttrain.run_dir import MODEL, check_run_dir, default_run_dir
 
 
@@ -48,7 +47,7 @@ def run(arguments: argparse.Namespace, argv: list[str]) -> int:
         request = Request(config, run_dir, resume, arguments.quiet, accept_changes=accept_changes)
         result = run_training(request, session)
         if rank.is_rank_zero:
-            sys.stdout.write(json.dumps(result) + "\n" if arguments.json else _summary(result, run_dir / MODEL))
+            sys.stdout.write(strict_json(result) + "\n" if arguments.json else _summary(result, run_dir / MODEL))
     return 0
 
 
@@ -58,5 +57,9 @@ def _summary(result: dict[str, Any], model_dir: Path) -> str:
     lines = [f"trained {result['step']} steps in {result['wall_s']:.1f} s ({speed})"]
     if test:
         accuracy = "" if test["accuracy"] is None else f"accuracy {test['accuracy']:.2%}, "
-        lines.append(f"test: {accuracy}loss {test['loss']:.4f} on {test['count']:,} samples")
+        lines.append(f"test: {accuracy}loss {_figure(test['loss'])} on {test['count']:,} samples")
     return "\n".join([*lines, f"model: {model_dir}", ""])
+
+
+def _figure(value: float | None) -> str:
+    return "not finite" if value is None else f"{value:.4f}"

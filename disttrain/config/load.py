@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from disttrain.config.plain import check_plain, plain_values
 from disttrain.config.rules import check_rules
 from disttrain.config.sections import Config
 from disttrain.config.text import dump_yaml, parse_override, parse_yaml
@@ -36,9 +36,12 @@ def build_config(values: Any = None, overrides: Sequence[str] = (), where: str =
     values = {} if values is None else values
     if not isinstance(values, Mapping):
         raise ConfigError(f"{where} must be a mapping of sections ({', '.join(Config.model_fields)}), got {values!r}.")
-    tree = copy.deepcopy({key: dict(value) if isinstance(value, Mapping) else value for key, value in values.items()})
+    tree = plain_values(values)
     for override in overrides:
         _apply_override(tree, override)
+    for section in ("model", "data"):
+        if isinstance(fields := tree.get(section), dict):
+            check_plain(fields.get("kwargs"), f"{section}.kwargs")
     try:
         config = Config.model_validate(tree)
     except ValidationError as error:

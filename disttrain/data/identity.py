@@ -66,9 +66,9 @@ def _sampled(dataset: Dataset) -> str:
         _add(digest, samples.tensors)
         return f"samples:{digest.hexdigest()}"
     for index in np.unique(np.linspace(0, len(samples) - 1, min(_COMPARED, len(samples))).astype(int)):
-        found = _digest(load_seeded(samples, int(index)))
+        found = _digest(load_seeded(dataset, int(index)))
         # A dataset that draws from a generator of its own, or looks at the clock, has no content to compare.
-        if found == _digest(load_seeded(samples, int(index))):
+        if found == _digest(load_seeded(dataset, int(index))):
             digest.update(found)
     return f"{'files' if marks is not None else 'samples'}:{digest.hexdigest()}"
 

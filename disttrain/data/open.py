@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from disttrain.config.sections import DataConfig
 from disttrain.config.user_code import import_object
 from disttrain.data.base import Dataset, ImageArrays, MapDataset
+from disttrain.data.sample_contract import check_class_names, check_same_classes
 from disttrain.data.split import assign_splits, build_splits, sample_fractions
 from disttrain.data.statistics import check_channels_first
 from disttrain.errors import ConfigError, DataError, unknown_name
@@ -87,9 +89,25 @@ def _open_user_dataset(data: DataConfig) -> Dataset:
             f"data.name={data.name} raised {type(error).__name__}: {error} (called with {arguments})."
         ) from error
     if isinstance(made, ImageArrays):
+        made = _plain_arrays(data.name, made)
         return _from_arrays(data, made, hashlib.sha256(made.images.tobytes() + made.labels.tobytes()).hexdigest())
     train, test = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
     return dataset_from_maps(train, test, data, what=f"data.name={data.name}")
+
+
+def _plain_arrays(name: str, arrays: ImageArrays) -> ImageArrays:
+    """A user's arrays with int64 labels. Raises DataError where they are no labels or no arrays."""
+    labels = np.asarray(arrays.labels)
+    if labels.dtype.kind not in "iu" or labels.ndim != 1 or not isinstance(arrays.images, np.ndarray):
+        raise DataError(
+            f"data.name={name} gave ImageArrays with labels {labels.dtype} {list(labels.shape)} and images of type "
+            f"{type(arrays.images).__name__}: expected whole numbers [n] and uint8 [n, channels, height, width]."
+        )
+    return dataclasses.replace(
+        arrays,
+        labels=labels.astype(np.int64, copy=False),
+        class_names=check_class_names(arrays.class_names, f"data.name={name}"),
+    )
 
 
 def dataset_from_maps(train: Any, test: Any | None, data: DataConfig, what: str = "dataset") -> Dataset:
@@ -100,9 +118,19 @@ def dataset_from_maps(train: Any, test: Any | None, data: DataConfig, what: str 
                 f"{what} gave a {type(dataset).__name__}: expected a map-style dataset, one with __len__ and "
                 "__getitem__ whose items are (input, target)."
             )
-    if len(train) == 0:
+    try:
+        count, test_count = len(train), 0 if test is None else len(test)
+    except Exception as error:
+        raise DataError(f"{what}: len() of the dataset raised {type(error).__name__}: {error}.") from error
+    if count == 0:
         raise DataError(f"{what} is empty: training needs samples.")
-    class_names = tuple(map(str, getattr(train, "classes", ())))
+    if test is not None and test_count == 0:
+        raise DataError(f"{what}: the test data is empty. Leave it out, or give it samples.")
+    class_names = check_class_names(getattr(train, "classes", None), what)
+    if test is not None:
+        check_same_classes(
+            class_names, check_class_names(getattr(test, "classes", None), f"{what}, the test data,"), what
+        )
     splits = assign_splits(
         sample_fractions(len(train)), 0.0 if test is not None else data.test_fraction, data.val_fraction
     )

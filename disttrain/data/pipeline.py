@@ -17,16 +17,19 @@ from disttrain.config.sections import DataConfig
 from disttrain.data.base import Dataset, ImageArrays
 from disttrain.data.batch_plan import BatchPlan, rank_slice
 from disttrain.data.order import epoch_order
+from disttrain.data.sample_contract import SampleContract
 from disttrain.data.stream import StreamedSamples
 from disttrain.data.transform import ImageTransform
+from disttrain.tensor_tree import rows
 
 
 @dataclass(frozen=True)
 class MicroBatch:
     """What one rank puts through the network at once."""
 
-    inputs: torch.Tensor
-    targets: torch.Tensor
+    inputs: Any
+    """A tensor [n, ...], or a dict, tuple or list of them; so are `targets`."""
+    targets: Any
     ids: torch.Tensor
     """int64 [n]: sample ids, on the CPU."""
     weight: float = 1.0
@@ -46,8 +49,16 @@ class GlobalBatch:
 class Samples(Protocol):
     """Where batches come from: `InMemorySamples` or `StreamedSamples`."""
 
-    def batches(self, ids: list[np.ndarray], epoch: int | None) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    def batches(self, ids: list[np.ndarray], epoch: int | None) -> Iterator[tuple[Any, Any]]:
         """(inputs, targets) on the device for each array of ids in turn; `epoch` None: without augmentation."""
+        ...
+
+    def few(self, ids: np.ndarray) -> tuple[Any, Any]:
+        """(inputs, targets) of some samples on the device, without augmentation, loaded by this process itself."""
+        ...
+
+    def limit_targets(self, class_count: int) -> None:
+        """From now on a target that is no class number raises DataError, with its sample."""
         ...
 
 
@@ -59,6 +70,14 @@ class InMemorySamples:
     ) -> None:
         self.inputs, self.targets = inputs.to(device), targets.to(device)
         self.transform, self.device = transform, device
+
+    def limit_targets(self, class_count: int) -> None:
+        """See `Samples.limit_targets`."""
+        SampleContract(class_count=class_count).check_range(self.targets, None)
+
+    def few(self, ids: np.ndarray) -> tuple[Any, Any]:
+        """See `Samples.few`."""
+        return next(self.batches([ids], None))
 
     def batches(self, ids: list[np.ndarray], epoch: int | None) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """See `Samples.batches`."""
@@ -77,16 +96,23 @@ class InMemorySamples:
 
 
 def build_samples(
-    dataset: Dataset, data: DataConfig, transform: ImageTransform | None, device: torch.device, seed: int
+    dataset: Dataset,
+    data: DataConfig,
+    transform: ImageTransform | None,
+    device: torch.device,
+    seed: int,
+    float_dtype: torch.dtype = torch.float32,
 ) -> Samples:
-    """Samples in memory where they fit, as `data.placement` says; streamed otherwise."""
+    """Samples in memory where they fit, as `data.placement` says; streamed otherwise. Floats become `float_dtype`."""
+    contract = SampleContract(dataset.class_names, float_dtype)
     if data.placement != "stream":
         tensors = _as_tensors(dataset)
         if tensors is not None:
             size_mib = sum(tensor.element_size() * tensor.numel() for tensor in tensors) / 2**20
             if data.placement == "device" or size_mib <= data.device_budget_mib:
-                return InMemorySamples(*tensors, transform, device)
-    return StreamedSamples(dataset, data, transform, device, seed)
+                inputs, targets = contract.batch_inputs(tensors[0]), contract.batch_targets(tensors[1])
+                return InMemorySamples(inputs, targets, transform, device)
+    return StreamedSamples(dataset, data, transform, device, seed, contract)
 
 
 def _as_tensors(dataset: Dataset) -> tuple[torch.Tensor, torch.Tensor] | None:
@@ -97,7 +123,9 @@ def _as_tensors(dataset: Dataset) -> tuple[torch.Tensor, torch.Tensor] | None:
         if isinstance(images, np.memmap) and images.filename is not None:
             images = np.memmap(images.filename, images.dtype, "c", images.offset, images.shape)
         return torch.from_numpy(np.asarray(images)), torch.from_numpy(samples.labels)
-    if isinstance(samples, TensorDataset) and len(samples.tensors) == 2:
+    # A class of the user's own may give other items than the tensors' rows.
+    gives_rows = isinstance(samples, TensorDataset) and type(samples).__getitem__ is TensorDataset.__getitem__
+    if gives_rows and len(samples.tensors) == 2 and all(one.layout == torch.strided for one in samples.tensors):
         return samples.tensors[0], samples.tensors[1]
     return None
 
@@ -124,8 +152,12 @@ class TrainPipeline:
         order = self.ids[epoch_order(self.seed, epoch, len(self.ids))]
         steps = range(first_step, self.plan.steps_per_epoch)
         parts = {step: self.plan.micro_ranges(step, self.rank) for step in steps}
-        # A rank without a sample loads any one, here the first of the epoch.
-        ids = [order[part.start : part.stop] if part else order[:1] for step in steps for part in parts[step]]
+        # A rank without a sample loads one of the step's: were it not finite, the step would be left out in any case.
+        ids = [
+            order[part.start : part.stop] if part else order[self.plan.step_range(step).start :][:1]
+            for step in steps
+            for part in parts[step]
+        ]
         loaded = zip(ids, self.samples.batches(ids, epoch), strict=True)
         for step in steps:
             micro_batches = (self._micro_batch(part, *next(loaded)) for part in parts[step])
@@ -136,10 +168,10 @@ class TrainPipeline:
         positions = self.plan.step_range(step_in_epoch)
         return self.ids[epoch_order(self.seed, epoch, len(self.ids))][positions.start : positions.stop]
 
-    def _micro_batch(self, part: range, ids: np.ndarray, batch: tuple[torch.Tensor, torch.Tensor]) -> MicroBatch:
+    def _micro_batch(self, part: range, ids: np.ndarray, batch: tuple[Any, Any]) -> MicroBatch:
         inputs, targets = batch
         if not part and self.allow_empty_micro_batches:
-            inputs, targets, ids = inputs[:0], targets[:0], ids[:0]
+            inputs, targets, ids = rows(inputs, slice(0)), rows(targets, slice(0)), ids[:0]
         return MicroBatch(inputs, targets, torch.from_numpy(ids), weight=1.0 if part else 0.0)
 
 

@@ -19,11 +19,13 @@ from torch.utils.data import DataLoader, default_collate
 
 from disttrain.config.sections import DataConfig
 from disttrain.data.base import Dataset, ImageArrays, MapDataset
+from disttrain.data.sample_contract import SampleContract
 from disttrain.data.transform import ImageTransform
 from disttrain.errors import ConfigError, DataError
 from disttrain.log import log
 from disttrain.processes import die_with_parent
 from disttrain.seed import mix
+from disttrain.tensor_tree import to_device
 from disttrain.waits import SOON_S
 
 _SHORT_PLACES = ("/tmp", "/var/tmp", "/dev/shm")
@@ -37,8 +39,8 @@ class _SeededItems(torch.utils.data.Dataset[Any]):
     """The user's dataset, with every generator it may draw from seeded per sample: its own random augmentation then
     depends on neither rank nor loader process."""
 
-    def __init__(self, samples: ImageArrays | MapDataset) -> None:
-        self.samples = samples
+    def __init__(self, samples: ImageArrays | MapDataset, contract: SampleContract) -> None:
+        self.samples, self.contract = samples, contract
 
     def __getitem__(self, key: _Key) -> Any:
         """The item, or the DataError that says why there is none: exceptions would cross processes as tracebacks."""
@@ -51,8 +53,7 @@ class _SeededItems(torch.utils.data.Dataset[Any]):
         np.random.seed(seed & 0xFFFFFFFF)
         torch.default_generator.manual_seed(seed >> 1)
         try:
-            inputs, target = self.samples[index]
-            return inputs, target
+            return self.contract.read(self.samples[index], index)
         except DataError as error:
             return error
         except Exception as error:
@@ -63,20 +64,24 @@ class _SeededItems(torch.utils.data.Dataset[Any]):
             torch.set_rng_state(state[2])
 
 
-def load_seeded(samples: ImageArrays | MapDataset, index: int) -> Any:
+def load_seeded(dataset: Dataset, index: int) -> Any:
     """One item as a loader process would load it without augmentation: the same each time, wherever the dataset draws
     from the global generators. Returns the DataError that says why there is none."""
-    return _SeededItems(samples)[(0, index)]
+    return _SeededItems(dataset.samples, SampleContract(dataset.class_names))[(0, index)]
 
 
-def _collate(items: list[Any]) -> Any:
+def _collate(contract: SampleContract, items: list[Any]) -> Any:
     failed = next((item for item in items if isinstance(item, DataError)), None)
     if failed is not None:
         return failed
     try:
-        return default_collate(items)
+        inputs, targets = default_collate(items)
     except Exception as error:  # what torch raises depends on how the samples differ
-        return DataError(f"samples of the dataset do not fit into one batch: {error}")
+        return DataError(
+            f"samples of the dataset do not fit into one batch: {error}. Give all inputs one shape and type, and all "
+            "targets one: resize, crop or pad in __getitem__."
+        )
+    return contract.batch_inputs(inputs), contract.batch_targets(targets)
 
 
 def end_with_parent(rank: int, worker: int) -> None:
@@ -156,18 +161,33 @@ class StreamedSamples:
     """Batches through torch's DataLoader, from pinned memory where the device is a GPU."""
 
     def __init__(
-        self, dataset: Dataset, data: DataConfig, transform: ImageTransform | None, device: torch.device, seed: int
+        self,
+        dataset: Dataset,
+        data: DataConfig,
+        transform: ImageTransform | None,
+        device: torch.device,
+        seed: int,
+        contract: SampleContract | None = None,
     ) -> None:
-        self.items = _SeededItems(dataset.samples)
+        self.contract = contract or SampleContract(dataset.class_names)
+        self.items = _SeededItems(dataset.samples, self.contract)
         self.data, self.transform, self.device, self.seed = data, transform, device, seed
 
-    def batches(self, ids: list[np.ndarray], epoch: int | None) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    def limit_targets(self, class_count: int) -> None:
+        """See `pipeline.Samples.limit_targets`."""
+        self.contract.class_count = class_count
+
+    def few(self, ids: np.ndarray) -> tuple[Any, Any]:
+        """See `pipeline.Samples.few`."""
+        return self._on_device(_collate(self.contract, [self.items[0, int(index)] for index in ids]), ids, None)
+
+    def batches(self, ids: list[np.ndarray], epoch: int | None) -> Iterator[tuple[Any, Any]]:
         """See `pipeline.Samples.batches`. Raises DataError for a sample that cannot be loaded."""
         workers = min(self.data.loader_workers, len(ids))
         loader: DataLoader[Any] = DataLoader(
             self.items,
             batch_sampler=_Batches(ids, 0 if epoch is None else mix(self.seed, epoch) | 1),
-            collate_fn=_collate,
+            collate_fn=partial(_collate, self.contract),
             num_workers=workers,
             worker_init_fn=partial(end_with_parent, os.getpid()),
             prefetch_factor=self.data.prefetch_batches if workers else None,
@@ -176,9 +196,12 @@ class StreamedSamples:
         )
         batches = _within(started(loader), self.data.loader_timeout_s)
         for part, batch in zip(ids, batches, strict=True):
-            if isinstance(batch, DataError):
-                raise batch
-            inputs, targets = (tensor.to(self.device, non_blocking=True) for tensor in batch)
-            if self.transform is not None:
-                inputs = self.transform(inputs, torch.from_numpy(part).to(self.device), epoch)
-            yield inputs, targets
+            yield self._on_device(batch, part, epoch)
+
+    def _on_device(self, batch: Any, ids: np.ndarray, epoch: int | None) -> tuple[Any, Any]:
+        if isinstance(batch, DataError):
+            raise batch
+        inputs, targets = to_device(batch, self.device, non_blocking=True)
+        if self.transform is not None:
+            inputs = self.transform(inputs, torch.from_numpy(ids).to(self.device), epoch)
+        return inputs, targets

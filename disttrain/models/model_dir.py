@@ -17,7 +17,7 @@ from torch import nn
 from disttrain.config.sections import ModelConfig
 from disttrain.data.transform import NO_SYMMETRIES, Symmetry
 from disttrain.errors import ConfigError, DataError, IntegrityError
-from disttrain.files import replacing_folder
+from disttrain.files import replacing_folder, strict_json
 from disttrain.models.build import MODELS, build_model
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
@@ -69,7 +69,7 @@ def save_model_dir(folder: Path, model: nn.Module, spec: ModelSpec) -> ModelSpec
         except SafetensorError as error:
             raise OSError(errno.EIO, f"cannot be written ({error})", str(beside / WEIGHTS)) from None
         description = {"format": _FORMAT, **asdict(spec)}
-        (beside / DESCRIPTION).write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
+        (beside / DESCRIPTION).write_text(strict_json(description, indent=1) + "\n", encoding="utf-8")
     return spec
 
 

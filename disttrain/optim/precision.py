@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -41,15 +42,26 @@ class Precision:
     def step(self, optimizer: torch.optim.Optimizer, norm: torch.Tensor) -> bool:
         """The optimizer's step, left out on every rank alike where the gradient's norm is not finite.
 
-        Returns whether all is well. In fp16 a gradient may overflow: the scale is halved then and nothing is wrong,
-        as long as there is a scale to halve.
+        Returns whether it was made.
         """
-        is_finite = bool(norm.isfinite())
+        if not norm.isfinite():
+            return False
         if self.scaler is None:
-            if is_finite:
-                optimizer.step()
-            return is_finite
-        has_scale_left = is_finite or self.scaler.get_scale() > 1
-        self.scaler.step(optimizer)
-        self.scaler.update()
-        return has_scale_left
+            optimizer.step()
+        else:
+            self.scaler.step(optimizer)
+            self.scaler.update()
+        return True
+
+    def lower_scale(self, loss_is_finite: Callable[[], bool]) -> bool:
+        """After a step that was left out, on every rank alike: whether that was but an overflow in fp16, which a scale
+        half as large may hold. A loss that is not finite is none: it does not depend on the scale, which stays."""
+        if self.scaler is None:
+            return False
+        scale = self.scaler.get_scale()
+        is_overflow = loss_is_finite() and scale > 1
+        if is_overflow:
+            self.scaler.update()
+        if not is_overflow or self.scaler.get_scale() > scale / 2:  # of finite gradients the norm alone may overflow
+            self.scaler.update(scale / 2 if is_overflow else scale)
+        return is_overflow

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from disttrain.files import write_atomically
+from disttrain.files import strict_json, write_atomically
 from disttrain.log import log
 
 
@@ -25,8 +25,8 @@ class MetricsFile:
 
     def write(self, **values: Any) -> None:
         """Append one line. Values that are not finite become null: JSON has no word for them."""
-        rounded = {key: _plain(value) for key, value in values.items()}
-        self._waiting += json.dumps({"time": round(time.time(), 3), **rounded}).encode() + b"\n"
+        rounded = {key: _rounded(value) for key, value in values.items()}
+        self._waiting += strict_json({"time": round(time.time(), 3), **rounded}).encode() + b"\n"
         try:
             self._flush()
         except OSError as error:
@@ -54,7 +54,5 @@ def _lines_up_to(path: Path, step: int) -> Iterator[str]:
                 yield line + "\n"
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, float):
-        return float(f"{value:.6g}") if value == value and abs(value) != float("inf") else None
-    return value
+def _rounded(value: Any) -> Any:
+    return float(f"{value:.6g}") if isinstance(value, float) else value

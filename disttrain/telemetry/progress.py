@@ -67,7 +67,7 @@ class Progress:
 
 
 def _render(values: dict[str, Any]) -> str:
-    parts = [f"loss {values['loss']:.4f}"]
+    parts = ["no step counted" if values["loss"] is None else f"loss {values['loss']:.4f}"]
     if values.get("accuracy") is not None:
         parts.append(f"accuracy {values['accuracy']:.2%}")
     if values.get("samples_per_second"):

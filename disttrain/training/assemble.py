@@ -17,6 +17,7 @@ from disttrain.optim.ema import WeightAverage
 from disttrain.optim.loss import build_loss
 from disttrain.optim.optimizer import build_optimizer, build_schedule
 from disttrain.optim.precision import Precision
+from disttrain.optim.step_undo import StepUndo
 from disttrain.run_dir import NONFINITE
 from disttrain.telemetry.phases import PhaseTimer
 from disttrain.training.nonfinite import NonFinitePolicy
@@ -37,7 +38,7 @@ def build_parts(
     wrapped = comm.wrap(model)  # from here on all ranks have rank zero's weights
     precision = Precision(config.train.precision, comm.device)
     pipeline = TrainPipeline(prepared.samples, ids, plan, comm.rank, seed, config.model.sync_batchnorm)
-    loss = build_loss(config.train.label_smoothing, request.loss)
+    loss = build_loss(config.train.label_smoothing, request.loss, prepared.loss.scalar == "sum")
     on_nonfinite = NonFinitePolicy(config.train, request.run_dir / NONFINITE, comm, model, pipeline, precision, loss)
     parts = Parts(
         model=wrapped,
@@ -52,6 +53,8 @@ def build_parts(
         seed=seed,
         phases=phases,
         on_nonfinite=on_nonfinite,
+        undo=StepUndo(model, comm if config.comm.compression == "powersgd" else None),
+        scores_classes=prepared.loss.scores_classes,
     )
     return parts, on_nonfinite
 

@@ -25,7 +25,8 @@ class Evaluation:
     """What a pass over a split gave."""
 
     count: int
-    loss: float
+    loss: float | None
+    """Mean over the samples; None where it is not finite."""
     confusion: np.ndarray | None
     """int64 [classes, classes]: rows are the true class, columns the predicted one. None without classes."""
     class_names: tuple[str, ...]
@@ -68,10 +69,12 @@ def evaluate(
     comm: Comm,
     class_names: tuple[str, ...] = (),
     symmetries: tuple[Symmetry, ...] = NO_SYMMETRIES,
+    scores_classes: bool = True,
     interrupted: Callable[[], bool] = lambda: False,
 ) -> Evaluation:
     """Evaluate `model` (not wrapped, in its own precision) on all ranks together; each gets the same result.
 
+    `scores_classes`: whether the loss takes outputs as class scores, so that there are answers to count.
     `interrupted` is asked before each batch, equally often on every rank, and has to answer alike on all. Raises
     EvaluationInterrupted where it says so, IntegrityError where a sample was not counted exactly once.
     """
@@ -91,9 +94,8 @@ def evaluate(
         outputs = averaged_outputs(model, batch.inputs, symmetries)
         loss_sum += loss(outputs, batch.targets).double()
         seen[np.searchsorted(batches.ids, batch.ids.numpy())] += 1
-        if counts_as_classification(outputs, batch.targets):
-            classes = outputs.shape[1]
-            pairs = torch.bincount(batch.targets * classes + outputs.argmax(1), minlength=classes * classes)
+        if scores_classes and counts_as_classification(outputs, batch.targets):
+            pairs = _count_pairs(outputs, batch.targets)
             confusion = pairs if len(confusion) == 0 else confusion + pairs
     model.train(was_training)
     comm.all_reduce(loss_sum)
@@ -102,10 +104,22 @@ def evaluate(
         wrong = batches.ids[(counted != 1).numpy()]
         raise IntegrityError(f"{len(wrong)} samples were not counted exactly once in the evaluation, e.g. {wrong[:5]}.")
     confusion = _reduce_confusion(confusion, comm)
+    if int(confusion.sum()) < len(counted):  # targets that are no class numbers: there is no accuracy
+        confusion = confusion[:0]
     classes = math.isqrt(len(confusion))
     names = class_names if len(class_names) == classes else tuple(map(str, range(classes)))
     matrix = confusion.view(classes, classes).cpu().numpy() if classes else None
-    return Evaluation(len(counted), loss_sum.item() / len(counted), matrix, names)
+    loss_mean = loss_sum.item() / len(counted)
+    return Evaluation(len(counted), loss_mean if math.isfinite(loss_mean) else None, matrix, names)
+
+
+def _count_pairs(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """int64 [classes * classes]: how often each true class went with each answer. Other targets are not counted."""
+    classes = outputs.shape[1]
+    valid = (targets >= 0) & (targets < classes)
+    # The last bin is for those: to pick the others out would wait for the device.
+    pairs = torch.where(valid, targets * classes + outputs.argmax(1), classes * classes)
+    return torch.bincount(pairs, minlength=classes * classes + 1)[:-1]
 
 
 def _reduce_confusion(confusion: torch.Tensor, comm: Comm) -> torch.Tensor:

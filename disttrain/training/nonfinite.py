@@ -11,13 +11,14 @@ from torch import nn
 
 from disttrain.comm.base import Comm
 from disttrain.config.sections import TrainConfig
-from disttrain.data.pipeline import TrainPipeline
+from disttrain.data.pipeline import MicroBatch, TrainPipeline
 from disttrain.errors import DivergedError
 from disttrain.log import log
 from disttrain.loop import Position
 from disttrain.optim.loss import LossSum
 from disttrain.optim.precision import Precision
 from disttrain.telemetry.metrics_file import MetricsFile
+from disttrain.tensor_tree import rows
 
 _SHOWN = 10  # sample ids in a message; the file has them all
 
@@ -79,20 +80,37 @@ class NonFinitePolicy:
         else:
             log.warning("%s. The batch is skipped.", what)
 
-    @torch.no_grad()
     def _examine(self, position: Position) -> tuple[np.ndarray, np.ndarray]:
-        """(ids of the global batch, those of them whose output or loss is not finite by itself), on every rank."""
+        """(ids of the global batch, those of them whose loss or gradient is not finite alone), on every rank.
+
+        The network is as before the step. Gradients are looked at only where no loss tells.
+        """
         ids = self.pipeline.ids_of(position.epoch, position.step_in_epoch)
-        bad_ids: list[int] = []
         self.model.eval()  # BatchNorm's statistics stay as they are
-        for micro in next(self.pipeline.epoch(position.epoch, position.step_in_epoch)).micro_batches:
-            if not micro.weight:
-                continue
-            with self.precision.autocast():
-                outputs = self.model(micro.inputs)
-                losses = [self.loss(outputs[i : i + 1], micro.targets[i : i + 1]) for i in range(len(outputs))]
-            finite = torch.stack(losses).isfinite() & outputs.flatten(1).isfinite().all(1)
-            bad_ids += micro.ids[~finite.cpu()].tolist()
+        for look in (self._has_bad_loss, self._has_bad_gradient):
+            bad_ids: list[int] = []
+            for micro in next(self.pipeline.epoch(position.epoch, position.step_in_epoch)).micro_batches:
+                if micro.weight:
+                    bad_ids += [int(number) for at, number in enumerate(micro.ids) if look(micro, at)]
+            marks = torch.from_numpy(np.isin(ids, bad_ids).astype(np.int32)).to(self.comm.device)
+            suspects = ids[self.comm.all_reduce(marks).cpu().numpy() > 0]
+            if len(suspects):
+                break
         self.model.train()
-        marks = torch.from_numpy(np.isin(ids, bad_ids).astype(np.int32)).to(self.comm.device)
-        return ids, ids[self.comm.all_reduce(marks).cpu().numpy() > 0]
+        return ids, suspects
+
+    def _loss_of(self, micro: MicroBatch, at: int) -> torch.Tensor:
+        """The loss of one sample without the others, which may spoil it: twice, since not every network takes one."""
+        one = torch.tensor([at, at], device=self.comm.device)
+        with self.precision.autocast():
+            return self.loss(self.model(rows(micro.inputs, one)), rows(micro.targets, one))
+
+    @torch.no_grad()
+    def _has_bad_loss(self, micro: MicroBatch, at: int) -> bool:
+        return not bool(self._loss_of(micro, at).isfinite())
+
+    def _has_bad_gradient(self, micro: MicroBatch, at: int) -> bool:
+        # Not backward(): that would send the gradients to the other ranks.
+        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        gradients = torch.autograd.grad(self._loss_of(micro, at).float(), trained, allow_unused=True)
+        return not all(bool(one.isfinite().all()) for one in gradients if one is not None)

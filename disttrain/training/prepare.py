@@ -16,6 +16,7 @@ from disttrain.data.batch_plan import BatchPlan
 from disttrain.data.identity import data_identity
 from disttrain.data.open import open_dataset
 from disttrain.data.pipeline import Samples, build_samples
+from disttrain.data.sample_contract import SampleContract
 from disttrain.data.split import check_training_split
 from disttrain.data.statistics import as_image, channel_statistics
 from disttrain.data.transform import NO_SYMMETRIES, Augmentation, ImageTransform, Symmetry
@@ -24,9 +25,12 @@ from disttrain.launch.env import RankEnv
 from disttrain.models.build import build_model
 from disttrain.models.model_dir import ModelSpec
 from disttrain.optim.loss import UserLoss
+from disttrain.optim.loss_contract import LossFinding
 from disttrain.owner import check_not_owned
 from disttrain.run_dir import check_run_dir
 from disttrain.training.same_data import check_same_data
+from disttrain.training.trial import Trial, finish_lazy_layers, try_out
+from disttrain.training.writable import check_description
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,7 @@ class Prepared:
     plan: BatchPlan
     samples: Samples
     model: nn.Module
+    loss: LossFinding
     spec: ModelSpec
     symmetries: tuple[Symmetry, ...]
     data_identity: dict[str, Any]
@@ -77,6 +82,8 @@ def prepare(request: Request, env: RankEnv, device: torch.device) -> Prepared:
     transform = _build_transform(config, dataset, input_shape, device)
     torch.manual_seed(config.train.seed)  # the same initial weights on every rank, for any number of ranks
     model = request.model or build_model(config.model, input_shape, _class_count(config, dataset))
+    samples = build_samples(dataset, config.data, transform, device, config.train.seed, float_dtype_of(model))
+    finish_lazy_layers(model, samples, dataset.splits["train"], device)
     averaged = transform is not None and config.data.test_time_symmetries
     symmetries = transform.augmentation.symmetries if transform and averaged else NO_SYMMETRIES
     spec = ModelSpec(
@@ -91,8 +98,9 @@ def prepare(request: Request, env: RankEnv, device: torch.device) -> Prepared:
         symmetries=symmetries,
         data={**config.data.model_dump(), "fingerprint": dataset.fingerprint},
     )
-    samples = build_samples(dataset, config.data, transform, device, config.train.seed)
-    return Prepared(dataset, plan, samples, model, spec, symmetries, identity)
+    check_description(spec)
+    loss = try_out(Trial(config, dataset, plan, samples, device, request.loss, request.model is not None), model)
+    return Prepared(dataset, plan, samples, model, loss, spec, symmetries, identity)
 
 
 def _input_shape(dataset: Dataset) -> tuple[int, ...]:
@@ -101,10 +109,15 @@ def _input_shape(dataset: Dataset) -> tuple[int, ...]:
     return tuple(getattr(_first_input(dataset), "shape", ()))
 
 
+def float_dtype_of(model: nn.Module) -> torch.dtype:
+    """The type of the network's weights, in which it takes its inputs."""
+    return next((one.dtype for one in model.parameters() if one.is_floating_point()), torch.float32)
+
+
 def _first_input(dataset: Dataset) -> Any:
     index = int(dataset.splits["train"][0])
     try:
-        return dataset.samples[index][0]  # type: ignore[index]
+        return SampleContract(dataset.class_names).read(dataset.samples[index], index)[0]  # type: ignore[index]
     except DisttrainError:
         raise
     except Exception as error:

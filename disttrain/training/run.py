@@ -209,12 +209,14 @@ class _Run:
             env.rank,
             env.world_size,
         )
-        loss = build_loss(user_loss=self.request.loss)
+        loss = build_loss(user_loss=self.request.loss, scalar_is_sum=prepared.loss.scalar == "sum")
         should_stop = StopAgreement(self.stop_request, comm)
         comm.broadcast_buffers(self.model)
         with self.control_plane.phases.during("evaluating"), self._final_weights():
-            class_names, symmetries = prepared.dataset.class_names, prepared.symmetries
-            return evaluate(self.model, batches, loss, comm, class_names, symmetries, should_stop)
+            return evaluate(
+                self.model, batches, loss, comm, prepared.dataset.class_names, prepared.symmetries,
+                prepared.loss.scores_classes, should_stop,
+            )  # fmt: skip
 
     def _take_shard(self) -> tuple[dict[str, torch.Tensor], CheckpointValues]:
         self.weight_check(self.position.step)

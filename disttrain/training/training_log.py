@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -55,7 +56,7 @@ class TrainingLog:
             "epoch": position.epoch,
             "split": "train",
             "loss": loss_sum / count if count else None,
-            "accuracy": correct / count if tally.classifies and count else None,
+            "accuracy": correct / count if tally.classifies and count and math.isfinite(correct) else None,
             "lr": self._schedule(position.step - 1),
             "grad_norm": None if tally.grad_norm is None else tally.grad_norm.item(),
             "samples_per_second": trained / (now - self._line_time),

@@ -54,7 +54,8 @@ class Validation:
             step=position.step, epoch=position.epoch, split="val", loss=score.loss, accuracy=score.accuracy
         )
         accuracy = "" if result.accuracy is None else f", accuracy {result.accuracy:.2%}"
-        log.info("epoch %d: validation loss %.4f%s", position.epoch, result.loss, accuracy)
+        loss = "not finite" if result.loss is None else f"{result.loss:.4f}"
+        log.info("epoch %d: validation loss %s%s", position.epoch, loss, accuracy)
         self._last = position.step, score
         self._improved = self._is_better(score)
         if self._improved:

@@ -16,6 +16,7 @@ from disttrain.data.pipeline import InMemorySamples, TrainPipeline
 from disttrain.loop import Parts, Position, train, train_step
 from disttrain.optim.loss import build_loss
 from disttrain.optim.precision import Precision
+from disttrain.optim.step_undo import StepUndo
 from disttrain.telemetry.phases import PhaseTimer
 from disttrain.telemetry.tally import Tally
 
@@ -72,7 +73,7 @@ def parts_of(rank: int = 0, world_size: int = 1, micro: int | None = None, **fie
         "model": net, "optimizer": Capture(net), "schedule": lambda step: 0.1 * (step + 1),
         "precision": Precision("fp32", CPU), "comm": OneRank(rank, world_size), "pipeline": pipeline,
         "loss": build_loss(), "ema": None, "clip_norm": None, "seed": 3, "phases": PhaseTimer(),
-        "on_nonfinite": unexpected,
+        "on_nonfinite": unexpected, "undo": StepUndo(net),
     }  # fmt: skip
     return Parts(**{**made, **fields})
 

@@ -240,8 +240,8 @@ class Broken(RandomItems):
     [
         ("raises", "sample 7 of the dataset raised RuntimeError: disk gone"),
         ("other shape", "samples of the dataset do not fit into one batch"),
-        ("no pair", "samples of the dataset do not fit into one batch"),
-        ("object", "samples of the dataset do not fit into one batch"),
+        ("no pair", "sample 7 of the dataset is "),
+        ("object", "the input of sample 7 is of type object: expected numbers"),
     ],
 )
 def test_a_sample_that_cannot_be_loaded_is_a_data_error(kind: str, expected: str, workers: int) -> None:

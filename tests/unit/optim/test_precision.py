@@ -64,7 +64,32 @@ def test_in_fp16_a_step_whose_gradient_overflows_is_left_out_and_the_scale_halve
     precision.backward(net(torch.full((1, 2), float("inf"))).sum())
     scale = precision.scaler.get_scale()
     norm = precision.clip(optimizer, None)
-    assert precision.step(optimizer, norm)
+    assert not precision.step(optimizer, norm)
+    assert precision.lower_scale(lambda: True)
+    assert torch.equal(net.weight, before)
+    assert precision.scaler.get_scale() == scale / 2
+
+
+def test_in_fp16_a_loss_that_is_not_finite_is_a_fault_at_any_scale_and_leaves_the_scale() -> None:
+    net = nn.Linear(2, 1)
+    optimizer, precision = torch.optim.SGD(net.parameters(), lr=1.0), Precision("fp16", CPU)
+    assert precision.scaler is not None
+    scale = precision.scaler.get_scale()
+    precision.backward(net(torch.full((1, 2), float("nan"))).sum())
+    assert not precision.step(optimizer, precision.clip(optimizer, None))
+    assert not precision.lower_scale(lambda: False)
+    assert precision.scaler.get_scale() == scale
+
+
+def test_in_fp16_finite_gradients_whose_norm_overflows_change_nothing_but_the_scale() -> None:
+    net = nn.Linear(2, 1, bias=False)
+    before = net.weight.detach().clone()
+    optimizer, precision = torch.optim.SGD(net.parameters(), lr=1.0), Precision("fp16", CPU)
+    assert precision.scaler is not None
+    scale = precision.scaler.get_scale()
+    precision.backward(net(torch.full((1, 2), 1e30)).sum())
+    assert not precision.step(optimizer, precision.clip(optimizer, None))
+    assert precision.lower_scale(lambda: True)
     assert torch.equal(net.weight, before)
     assert precision.scaler.get_scale() == scale / 2
 
@@ -77,7 +102,8 @@ def test_in_fp16_an_overflow_at_the_least_scale_is_a_fault() -> None:
     for _ in range(18):
         optimizer.zero_grad()
         precision.backward(net(torch.full((1, 2), float("nan"))).sum())
-        found.append(precision.step(optimizer, precision.clip(optimizer, None)))
+        precision.step(optimizer, precision.clip(optimizer, None))
+        found.append(precision.lower_scale(lambda: True))
     assert found == [True] * 16 + [False] * 2
     assert bool(net.weight.isfinite().all())
 
