@@ -118,3 +118,38 @@ def digits_with_one_nine(train: int) -> ImageArrays:
 def kill_this_rank() -> None:
     """End as the out-of-memory killer ends a process."""
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Rows(Points):
+    """Floats [2, 4] in two classes; those with the ids `bad` are not finite."""
+
+    def __init__(self, count: int, bad: list[int]) -> None:
+        self.rows = torch.randn(count, 2, 4, generator=torch.Generator().manual_seed(count))
+        self.rows[bad] = float("nan")
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        return self.rows[index], index % 2
+
+
+def rows(count: int, bad: list[int]) -> Rows:
+    return Rows(count, bad)
+
+
+class RowNet(nn.Module):
+    """BatchNorm that takes one sample alone; with `unused` a layer that has no part in the loss."""
+
+    def __init__(self, class_count: int, unused: bool = False) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.BatchNorm1d(2), nn.Flatten(), nn.Linear(8, 16), nn.Tanh())
+        self.head = nn.Linear(16, class_count)
+        self.spare = nn.Linear(2, 2) if unused else None
+
+    def forward(self, points: torch.Tensor) -> torch.Tensor:
+        return self.head(self.layers(points))
+
+
+def weighted_mean(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return functional.cross_entropy(outputs, targets, torch.tensor([1.0, 5.0]))
