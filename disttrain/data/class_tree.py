@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,6 +63,7 @@ def arrange(listing: Listing, root: Path) -> ClassTree:
         starts = {tree.split_base((*base, folder)): split for folder, split in splits.items()}
         classes = tree.classes_of_splits(starts)
     class_names = tuple(sorted(classes))
+    _warn_of_similar(class_names, root)
     number = {name: index for index, name in enumerate(class_names)}
     labels, split_column = [], []
     for path in paths.values():
@@ -76,6 +78,8 @@ _Path = tuple[str, ...]
 
 
 class _Tree:
+    """What lies where, in paths below the root."""
+
     def __init__(self, images: list[_Path], folders: list[_Path], listing: Listing, root: Path) -> None:
         self.images, self.folders, self.listing, self.root = images, folders, listing, root
         # How many images lie directly in a folder, and which folders it holds.
@@ -192,6 +196,15 @@ class _Tree:
 
     def _instead_in(self, base: _Path) -> str:
         return self.listing.describe_others("".join(f"{part}/" for part in base))
+
+
+def _warn_of_similar(class_names: tuple[str, ...], root: Path) -> None:
+    same: dict[str, list[str]] = {}
+    for name in class_names:
+        same.setdefault(" ".join(unicodedata.normalize("NFKC", name).casefold().split()), []).append(name)
+    for names in same.values():
+        if len(names) > 1:
+            log.warning("%s: the folders %s are different classes, though they look alike", root, names)
 
 
 def _some(names: list[str]) -> str:

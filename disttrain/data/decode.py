@@ -31,6 +31,7 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 _TURNED_BY_PILLOW = ("TIFF",)
+_TGA_DESCRIPTOR = 17
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0  # TIFF
 
 
@@ -64,7 +65,7 @@ def decode_image(data: bytes, shape: tuple[int, int, int], resize: bool = False)
             if not resize and sorted(image.size) != sorted((width, height)):
                 raise _wrong_size(image, width, height)  # before pixels are decoded: there may be millions
             image.load()
-            shown = shown_image(image, channels)
+            shown = shown_image(_without_unused_channel(image, data), channels)
         if shown.size != (width, height):
             if not resize:
                 raise _wrong_size(shown, width, height)
@@ -109,6 +110,12 @@ def _open(data: bytes) -> Image.Image:
     if not data:
         raise UnreadableImage("the file is empty")
     return Image.open(io.BytesIO(data), formats=_formats())
+
+
+def _without_unused_channel(image: Image.Image, data: bytes) -> Image.Image:
+    """A TGA of 32 bits a pixel says how many of them are alpha; Pillow takes 8 where it says none."""
+    unused = image.format == "TGA" and image.mode == "RGBA" and not data[_TGA_DESCRIPTOR] & 0x0F
+    return image.convert("RGB") if unused else image
 
 
 def _wrong_size(image: Image.Image, width: int, height: int) -> UnreadableImage:

@@ -25,7 +25,7 @@ from disttrain.data.batch_plan import rank_slice
 from disttrain.data.decode import UnreadableImage, decode_image, image_suffixes
 from disttrain.data.file_kind import is_zip
 from disttrain.data.image_store import ImageStore, read_image_file
-from disttrain.errors import DataError
+from disttrain.errors import ConfigError, DataError
 from disttrain.files import replacing
 from disttrain.inference.predictor import Predictor
 from disttrain.launch.env import RankEnv
@@ -63,6 +63,7 @@ def predict_files(
     device = control_plane.run_on_all("device", lambda: pick_device(device_name, env))
     model, spec = control_plane.run_on_all("model", lambda: load_model_dir(model_dir, allow_code))
     predictor = control_plane.run_on_all("predictor", lambda: Predictor(model, spec, device))
+    control_plane.run_on_all("channels", lambda: _check_channels(spec))
     items = control_plane.run_on_all("inputs", lambda: list(_expand(inputs)))
     part = [items[index] for index in rank_slice(len(items), env.rank, env.world_size)]
     form = _Csv(spec.class_names) if (output or ".csv").lower().endswith(".csv") else _JsonLines()
@@ -81,6 +82,14 @@ def predict_files(
     log.info("classified %d of %d images on %d rank(s)", len(items) - total_failed, len(items), env.world_size)
     if total_failed:
         raise DataError(f"{total_failed} of {len(items)} images could not be read: see the error column of their rows.")
+
+
+def _check_channels(spec: ModelSpec) -> None:
+    if spec.input_shape[0] not in (1, 3):
+        raise ConfigError(
+            f"this model takes images of shape {list(spec.input_shape)}, and image files are read as 3 channels (RGB) "
+            "or 1 (grey). Give it arrays from Python instead."
+        )
 
 
 @contextlib.contextmanager

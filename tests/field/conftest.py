@@ -8,12 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from disttrain.config import build_config
 from disttrain.log import log
-from disttrain.models.build import build_model
-from disttrain.models.model_dir import ModelSpec, save_model_dir
 
-from .trees import CAT_DOG
+from .trees import save_classifier
 
 
 @pytest.fixture
@@ -26,10 +23,5 @@ def warnings(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.fixture(scope="session")
 def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model directory for 6x6 pictures of `cat` and `dog`."""
-    folder = tmp_path_factory.mktemp("model") / "model"
-    sections = build_config({"model": {"name": "mnist_mlp"}}).model
-    model = build_model(sections, (3, 6, 6), 2)
-    spec = ModelSpec("mnist_mlp", {}, 0.0, (3, 6, 6), CAT_DOG, (128.0,) * 3, (64.0,) * 3)
-    save_model_dir(folder, model, spec)
-    return folder
+    """A model directory for 6x6 RGB pictures of `cat` and `dog`."""
+    return save_classifier(tmp_path_factory.mktemp("model") / "model", channels=3)

@@ -74,6 +74,17 @@ def of_two_frames(form: str) -> bytes:
     return encoded(frames[0], form, save_all=True, append_images=frames[1:])
 
 
+def tga_without_alpha() -> bytes:
+    data = bytearray(encoded(Image.new("RGBA", (2, 2), (77, 77, 77, 0)), "TGA"))
+    data[17] &= 0xF0  # the number of alpha bits
+    return bytes(data)
+
+
+def bmp_32_bits() -> bytes:
+    header = struct.pack("<IiiHHIIiiII", 40, 2, 2, 1, 32, 0, 16, 0, 0, 0, 0)
+    return b"BM" + struct.pack("<IHHI", 70, 0, 0, 54) + header + bytes([77, 77, 77, 0]) * 4
+
+
 def array(values: np.ndarray, form: str) -> bytes:
     return encoded(Image.fromarray(values), form)
 
@@ -130,5 +141,9 @@ CASES = (
          encoded(Image.new("RGBA", (2, 2), (0, 0, 0, 0)), "WEBP", lossless=True, exact=True), (255, 255)),
     Case("bmp", array(GREY8, "BMP"), (0, 77)),
     Case("tga with alpha", encoded(Image.new("RGBA", (2, 2), (0, 0, 0, 0)), "TGA"), (255, 255)),
+    Case("tga of 32 bits without alpha", tga_without_alpha(), (77, 77)),
+    Case("bmp of 32 bits without alpha", bmp_32_bits(), (77, 77)),
+    Case("jpeg 2000 grey 16 bits", array(grey16(0x0100, 0x4DFF), "JPEG2000"), (1, 77)),
+    Case("sgi with alpha", encoded(Image.new("RGBA", (2, 2), (0, 0, 0, 0)), "SGI"), (255, 255)),
     Case("jpeg grey", encoded(Image.new("L", (2, 2), 77), "JPEG", quality=100), (77, 77)),
 )  # fmt: skip

@@ -15,7 +15,19 @@ import pytest
 from disttrain.data.tools import describe_dataset
 from disttrain.errors import DataError
 
-from .trees import CAT_DOG, as_folder, as_zip, below, classes, config, opened, picture, predicted, refused
+from .trees import (
+    CAT_DOG,
+    as_folder,
+    as_zip,
+    below,
+    classes,
+    config,
+    opened,
+    picture,
+    predicted,
+    refused,
+    save_classifier,
+)
 
 
 def lost_link(place: Path) -> None:
@@ -197,6 +209,14 @@ def test_a_class_folder_whose_name_is_not_utf8_is_a_class(tmp_path: Path) -> Non
     odd = os.fsdecode(b"caf\xe9")
     root = as_folder(tmp_path / "r", classes("cat", odd))
     assert opened(root).class_names == opened(root).class_names == (odd, "cat")[:: 1 if odd < "cat" else -1]
+
+
+def test_a_model_whose_channels_no_image_file_has_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows, message = predicted(save_classifier(tmp_path / "model", channels=4), tmp_path, capsys)
+    assert rows == []
+    assert "takes images of shape [4, 6, 6], and image files are read as 3 channels (RGB) or 1" in message
 
 
 def test_predict_reads_what_training_reads(

@@ -83,5 +83,7 @@ TREES = (
     Tree("nothing", {}, "holds no images", empty=("cat",)),
     Tree("names with spaces, commas and letters of all kinds", classes("große Katze, müde", "собака", "猫"),
          ("große Katze, müde", "собака", "猫")),
+    Tree("classes that look alike", classes("cat", "Cat ", "dog"), ("Cat ", "cat", "dog"),
+         warns="the folders ['Cat ', 'cat'] are different classes"),
     Tree("names with a line end", classes("a\nb", "c"), ("a\nb", "c")),
 )  # fmt: skip

@@ -20,6 +20,8 @@ from disttrain.data.open import open_dataset
 from disttrain.errors import DataError, DisttrainError
 from disttrain.inference.predict_files import predict_files
 from disttrain.launch.env import RankEnv
+from disttrain.models.build import build_model
+from disttrain.models.model_dir import ModelSpec, save_model_dir
 
 CAT_DOG = ("cat", "dog")
 
@@ -87,6 +89,16 @@ def counts(dataset: Dataset) -> dict[str, dict[str, int]]:
         if len(ids):
             found[split] = dict(zip(dataset.class_names, numbers.tolist(), strict=True))
     return found
+
+
+def save_classifier(folder: Path, channels: int) -> Path:
+    """An untrained model directory for 6x6 pictures of `cat` and `dog`."""
+    shape = (channels, 6, 6)
+    model = build_model(build_config({"model": {"name": "mnist_mlp"}}).model, shape, 2)
+    save_model_dir(
+        folder, model, ModelSpec("mnist_mlp", {}, 0.0, shape, CAT_DOG, (128.0,) * channels, (64.0,) * channels)
+    )
+    return folder
 
 
 class Alone:
