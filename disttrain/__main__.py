@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from disttrain.import_path import leave_working_directory
+from disttrain.system.import_path import leave_working_directory
 
 if __name__ == "__main__":
     leave_working_directory()
@@ -12,8 +12,8 @@ import os
 import sys
 
 from disttrain.commands.main import main
-from disttrain.processes import raise_file_limit
-from disttrain.streams import secure_streams
+from disttrain.system.processes import raise_file_limit
+from disttrain.system.streams import secure_streams
 
 
 def run() -> None:

@@ -20,7 +20,7 @@ from disttrain.launch.env import NodeEnv, RankEnv, resolve
 from disttrain.models.model_dir import WEIGHTS
 from disttrain.optim.loss import UserLoss
 from disttrain.run_dir import MODEL
-from disttrain.streams import fill_closed_streams
+from disttrain.system.streams import fill_closed_streams
 from disttrain.training.prepare import Request
 from disttrain.training.run import run_training
 

@@ -11,7 +11,7 @@ from typing import Any
 from disttrain.config import Config, config_differences, load_config, render_yaml
 from disttrain.errors import ConfigError
 from disttrain.files import write_atomically
-from disttrain.owner import OWNER, FolderOwner
+from disttrain.system.owner import OWNER, FolderOwner
 
 CONFIG, MANIFEST, METRICS, NONFINITE, RESULT, STATUS = (
     "config.yaml", "manifest.json", "metrics.jsonl", "nonfinite.jsonl", "result.json", "status.json",

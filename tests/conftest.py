@@ -13,7 +13,17 @@ import pytest
 from tiers import _cpu_time, pytest_collection_modifyitems, pytest_configure  # noqa: F401
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-_CACHES = {"__pycache__", ".pytest_cache", ".mypy_cache", ".ruff_cache", ".coverage", ".venv", ".git", "build"}
+_CACHES = {
+    "__pycache__",
+    ".pytest_cache",
+    ".mypy_cache",
+    ".ruff_cache",
+    ".coverage",
+    ".venv",
+    ".git",
+    ".hypothesis",
+    "build",
+}
 # Set by pytest itself, and by the import of torchvision.
 _FOREIGN_VARIABLES = {"PYTEST_CURRENT_TEST", "TORCHINDUCTOR_CACHE_DIR"}
 _GRACE_S = 5.0

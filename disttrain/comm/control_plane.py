@@ -34,8 +34,8 @@ from disttrain.comm.lost_peers import describe_missing, name_lost_peer
 from disttrain.errors import ConfigError, PeerLostError
 from disttrain.launch.env import RankEnv, limit_name_lookups
 from disttrain.log import log
+from disttrain.system.waits import SOON_S, announced
 from disttrain.telemetry.phases import PhaseTimer
-from disttrain.waits import SOON_S, announced
 
 T = TypeVar("T")
 

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, cast
 from torch.distributed import Store
 
 from disttrain.comm.failures import FailureLog
-from disttrain.processes import GONE, ProcessId, process_state
+from disttrain.system.processes import GONE, ProcessId, process_state
 from disttrain.telemetry.phases import PhaseTimer
 
 _PUBLISH_EVERY_S = 1.0

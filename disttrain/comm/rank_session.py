@@ -14,8 +14,8 @@ from disttrain.comm.watchdog import Watchdog
 from disttrain.errors import DisttrainError, say_error
 from disttrain.launch.env import AGENT_VARIABLE, RankEnv
 from disttrain.log import log
-from disttrain.processes import die_with_parent
-from disttrain.waits import SOON_S
+from disttrain.system.processes import die_with_parent
+from disttrain.system.waits import SOON_S
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from disttrain.comm.heartbeat import Heartbeat, Peer
 from disttrain.comm.lost_peers import describe_missing, render_position
 from disttrain.errors import PeerLostError
 from disttrain.log import log
-from disttrain.processes import run_with_timeout
+from disttrain.system.processes import run_with_timeout
 from disttrain.telemetry.phases import SAVING, WAITING
 
 T = TypeVar("T")

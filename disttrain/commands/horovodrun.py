@@ -5,7 +5,7 @@ A module of its own: the child processes that Horovod makes import it again as t
 
 from __future__ import annotations
 
-from disttrain.import_path import leave_working_directory
+from disttrain.system.import_path import leave_working_directory
 
 if __name__ == "__main__":
     leave_working_directory()
@@ -15,7 +15,7 @@ import sys
 from disttrain.commands.start import check_train
 from disttrain.errors import exit_code_of
 from disttrain.launch.mpi import horovodrun
-from disttrain.streams import secure_streams
+from disttrain.system.streams import secure_streams
 
 # At import, because Horovod's own child processes import this module again, and it is they who wait.
 horovodrun.apply_grace_period()

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from disttrain.commands.parser import parse
 from disttrain.errors import exit_code_of
-from disttrain.streams import check_results_written
+from disttrain.system.streams import check_results_written
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from disttrain.import_path import leave_working_directory
+from disttrain.system.import_path import leave_working_directory
 
 if __name__ == "__main__":
     leave_working_directory()
@@ -12,7 +12,7 @@ import sys
 from disttrain.commands.start import check_train
 from disttrain.errors import exit_code_of
 from disttrain.launch.mpi import mpirun
-from disttrain.streams import secure_streams
+from disttrain.system.streams import secure_streams
 
 
 def main() -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from disttrain.import_path import RUN_MODULE, leave_working_directory
+from disttrain.system.import_path import RUN_MODULE, leave_working_directory
 
 if __name__ == "__main__":
     leave_working_directory()
@@ -15,7 +15,7 @@ from disttrain.config import load_config
 from disttrain.errors import exit_code_of
 from disttrain.launch.env import torchrun_environ
 from disttrain.launch.local import default_worker_count, replace_environ, run_agent
-from disttrain.streams import secure_streams
+from disttrain.system.streams import secure_streams
 
 
 def start(argv: list[str]) -> int:

@@ -23,10 +23,10 @@ from disttrain.data.sample_contract import SampleContract
 from disttrain.data.transform import ImageTransform
 from disttrain.errors import ConfigError, DataError
 from disttrain.log import log
-from disttrain.processes import die_with_parent
 from disttrain.seed import mix
+from disttrain.system.processes import die_with_parent
+from disttrain.system.waits import SOON_S
 from disttrain.tensor_tree import to_device
-from disttrain.waits import SOON_S
 
 _SHORT_PLACES = ("/tmp", "/var/tmp", "/dev/shm")
 _LONGEST_PLACE = 107 - len("/pymp-12345678/listener-12345678")

@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from disttrain.errors import ConfigError, PeerLostError
-from disttrain.import_path import RUN_MODULE
 from disttrain.launch.env import NodeEnv, agent_environ, bare_address, is_loopback, limit_name_lookups
+from disttrain.system.import_path import RUN_MODULE
 
 if TYPE_CHECKING:
     from disttrain.launch.agent.elastic import Agent

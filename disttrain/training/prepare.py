@@ -26,8 +26,8 @@ from disttrain.models.build import build_model
 from disttrain.models.model_dir import ModelSpec
 from disttrain.optim.loss import UserLoss
 from disttrain.optim.loss_contract import LossFinding
-from disttrain.owner import check_not_owned
 from disttrain.run_dir import check_run_dir
+from disttrain.system.owner import check_not_owned
 from disttrain.training.same_data import check_same_data
 from disttrain.training.trial import Trial, finish_lazy_layers, try_out
 from disttrain.training.writable import check_description

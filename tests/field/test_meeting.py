@@ -14,7 +14,7 @@ from disttrain.comm.control_plane import ControlPlane
 from disttrain.comm.failures import RanksFailed
 from disttrain.errors import ConfigError, DataError
 from disttrain.launch.env import RankEnv, is_loopback, resolve
-from disttrain.waits import announced
+from disttrain.system.waits import announced
 
 # --- names and addresses
 

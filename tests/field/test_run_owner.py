@@ -13,14 +13,14 @@ import pytest
 
 from disttrain.config import build_config
 from disttrain.errors import ConfigError
-from disttrain.owner import OWNER, FolderOwner, check_not_owned
 from disttrain.run_dir import check_run_dir, claim_run_dir
+from disttrain.system.owner import OWNER, FolderOwner, check_not_owned
 
 CONFIG = build_config({})
 HOLDER = """
 import sys, time
 from pathlib import Path
-from disttrain.owner import FolderOwner
+from disttrain.system.owner import FolderOwner
 owner = FolderOwner(Path(sys.argv[1]), job=sys.argv[2])
 print("ready", flush=True)
 sys.stdin.read()
@@ -73,7 +73,9 @@ def test_two_trainings_in_one_process_do_not_share_a_folder(tmp_path: Path) -> N
             check_not_owned(tmp_path)
     with pytest.raises(ConfigError, match="in use"):
         FolderOwner(tmp_path)
-    code = "import sys; from pathlib import Path; from disttrain.owner import *; check_not_owned(Path(sys.argv[1]))"
+    code = (
+        "import sys; from pathlib import Path; from disttrain.system.owner import *; check_not_owned(Path(sys.argv[1]))"
+    )
     other = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False)
     assert f"in use: process {os.getpid()} of" in other.stderr
     owner.close()

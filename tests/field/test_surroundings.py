@@ -27,8 +27,8 @@ from disttrain.config import build_config
 from disttrain.config.user_code import import_object
 from disttrain.data.base import Dataset
 from disttrain.errors import ConfigError, DataError, DisttrainError, say_error
-from disttrain.import_path import RUN_MODULE
-from disttrain.streams import _tolerant, check_results_written
+from disttrain.system.import_path import RUN_MODULE
+from disttrain.system.streams import _tolerant, check_results_written
 
 # What a user may call a script of their own, beside the package's own name.
 TAKEN = ("random", "queue", "logging", "typing", "signal", "select", "yaml", "pydantic", "torch", "numpy", "disttrain")
@@ -264,7 +264,7 @@ def test_a_loader_that_was_waited_for_gives_its_batches_after_all(
 
 
 def test_as_many_files_may_be_open_as_the_system_allows(tmp_path: Path) -> None:
-    code = "import resource; from disttrain.processes import *; raise_file_limit(); "
+    code = "import resource; from disttrain.system.processes import *; raise_file_limit(); "
     code += "print(*resource.getrlimit(resource.RLIMIT_NOFILE))"
     done = shell(f"ulimit -Sn 40; ulimit -Hn 500; {sys.executable} -c '{code}'", tmp_path)
     assert done.stdout.split() == ["500", "500"], done.stderr

@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from disttrain.processes import GONE, ProcessId, process_state, run_with_timeout
+from disttrain.system.processes import GONE, ProcessId, process_state, run_with_timeout
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
 
@@ -24,7 +24,7 @@ def until(process: ProcessId, state: str) -> bool:
 
 
 def test_a_process_is_seen_stopped_running_again_and_gone_before_its_parent_has_asked_for_it() -> None:
-    code = "from disttrain.processes import ProcessId; print(*ProcessId.own()[1:], flush=True); input()"
+    code = "from disttrain.system.processes import ProcessId; print(*ProcessId.own()[1:], flush=True); input()"
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
         assert child.stdout is not None
         pid, started = map(int, child.stdout.readline().split())

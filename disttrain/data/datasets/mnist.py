@@ -23,7 +23,7 @@ from disttrain.data.datasets.reading import require_path
 from disttrain.data.file_kind import kind_of_bytes, kind_of_file
 from disttrain.errors import DataError
 from disttrain.files import file_identity, user_path
-from disttrain.waits import announced
+from disttrain.system.waits import announced
 
 _DOWNLOAD_S = 30.0
 CLASS_NAMES = tuple("0123456789")

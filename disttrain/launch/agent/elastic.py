@@ -22,8 +22,8 @@ from disttrain.launch.agent.signals import Interrupted, Signals
 from disttrain.launch.env import AGENT_VARIABLE, ROUND_VARIABLE
 from disttrain.launch.exit_codes import job_exit_code, may_run_again
 from disttrain.launch.stop import STOP_SIGNALS, kill_after_s
-from disttrain.processes import run_with_timeout
-from disttrain.waits import announced
+from disttrain.system.processes import run_with_timeout
+from disttrain.system.waits import announced
 
 _LEAVE_S = 5.0  # for ranks to notice by themselves that a peer is gone, and to report it
 _STORE_S = 5.0  # for an answer of the rendezvous, where the agent can do without

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from disttrain.processes import BackgroundCall
+from disttrain.system.processes import BackgroundCall
 
 T = TypeVar("T")
 

@@ -10,7 +10,7 @@ from types import FrameType
 from disttrain.errors import ConfigError, DataError, DivergedError, IntegrityError, PeerLostError, Preempted, say_error
 from disttrain.launch.exit_codes import job_exit_code, signal_name
 from disttrain.launch.stop import STOP_SIGNALS
-from disttrain.processes import parent_death_signal
+from disttrain.system.processes import parent_death_signal
 
 OWN_CODES = frozenset(
     {

@@ -6,7 +6,7 @@ import pytest
 
 from disttrain.comm.hang_report import find_blocking_ranks, render_hang, render_silent_store
 from disttrain.comm.heartbeat import Beat, Peer
-from disttrain.processes import GONE
+from disttrain.system.processes import GONE
 
 WAITS = frozenset({"allreduce"})
 ON_GPU = frozenset({"allreduce", "backward", "optimizer"})

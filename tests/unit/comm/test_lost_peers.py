@@ -6,7 +6,7 @@ import pytest
 
 from disttrain.comm.heartbeat import Beat, Peer
 from disttrain.comm.lost_peers import describe_missing
-from disttrain.processes import GONE
+from disttrain.system.processes import GONE
 
 
 def peer(rank: int, heartbeat_age_s: float = 0.5, state: str | None = "S", left: bool = False, stage: str = "") -> Peer:

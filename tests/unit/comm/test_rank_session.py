@@ -97,7 +97,7 @@ def test_an_address_where_nobody_answers_exits_with_144(capsys: pytest.CaptureFi
 def test_a_rank_ends_with_the_agent_that_started_it() -> None:
     code = """
 import os, sys, time
-from disttrain.processes import die_with_parent
+from disttrain.system.processes import die_with_parent
 reader, writer = os.pipe()
 middle = os.fork()
 if middle == 0:
@@ -117,5 +117,5 @@ print(os.read(reader, 1))  # end of file only once the child is gone too
 
 
 def test_a_rank_whose_agent_is_gone_already_ends_at_once() -> None:
-    code = "import os\nfrom disttrain.processes import die_with_parent\ndie_with_parent(os.getppid() + 1)\n"
+    code = "import os\nfrom disttrain.system.processes import die_with_parent\ndie_with_parent(os.getppid() + 1)\n"
     assert run_python(code).returncode == -9

@@ -28,6 +28,6 @@ def _load_package(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    _load_package(Path(_HERE).parent)
+    _load_package(Path(_HERE).parents[1])
     del sys.argv[0]
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

@@ -1,0 +1,1 @@
+"""What processes need of the operating system: streams, parents, locks on folders, the place of modules."""
