@@ -48,11 +48,11 @@ def as_image(sample: object) -> np.ndarray | torch.Tensor | None:
 
 
 def check_channels_first(shape: tuple[int, ...]) -> None:
-    """Raise DataError for the shape of a uint8 image that can only be [height, width, channels]."""
+    """Raise DataError for the shape of an image that can only be [height, width, channels]."""
     first, rows, last = shape
     if last < first and last != rows and (first > 4 or first == rows):
         raise DataError(
-            f"images of shape {list(shape)} are [height, width, channels], as PIL and OpenCV have them: a uint8 image "
-            "is [channels, height, width] here, as torch has it. Give image.transpose(2, 0, 1) (numpy) or "
+            f"images of shape {list(shape)} are [height, width, channels], as PIL and OpenCV have them: an image is "
+            "[channels, height, width] here, as torch has it. Give image.transpose(2, 0, 1) (numpy) or "
             "image.permute(2, 0, 1) (torch)."
         )

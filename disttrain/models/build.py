@@ -11,6 +11,7 @@ from torch import nn
 
 from disttrain.config.sections import ModelConfig
 from disttrain.config.user_code import import_object
+from disttrain.data.statistics import check_channels_first
 from disttrain.errors import ConfigError, unknown_name
 from disttrain.models.mnist import MnistCnn, MnistMlp
 from disttrain.models.planesnet import PlanesNetCnn
@@ -20,6 +21,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "mnist_mlp": MnistMlp,
     "mnist_cnn": MnistCnn,
 }
+_CONVOLUTIONAL = ("planesnet_cnn", "mnist_cnn")
 _TORCHVISION = "torchvision:"
 
 
@@ -27,12 +29,15 @@ def build_model(config: ModelConfig, input_shape: tuple[int, ...], class_count: 
     """The network for inputs [n, *input_shape] with `class_count` outputs, its weights drawn from the current seed.
 
     A user's function receives those of `input_shape`, `class_count` and `dropout` that it has parameters for.
-    Raises ConfigError: unknown name, wrong arguments, or a network that does not take such inputs.
+    Raises ConfigError: unknown name, wrong arguments, or a network that does not take such inputs; DataError: images
+    with the channels last.
     """
     name = config.name
     offered: dict[str, Any] = {"input_shape": input_shape, "class_count": class_count, "dropout": config.dropout}
     if name in MODELS:
         constructor = MODELS[name]
+        if name in _CONVOLUTIONAL and len(input_shape) == 3:  # it would take rows for channels without a word
+            check_channels_first(input_shape)
     elif name.startswith(_TORCHVISION):
         constructor, offered = _torchvision_model(name), {"num_classes": class_count}
         if input_shape[0] == 1:

@@ -15,10 +15,12 @@ from PIL import Image
 from torch import nn
 
 import disttrain
+from disttrain.config.sections import ModelConfig
 from disttrain.data.base import ImageArrays
 from disttrain.data.decode import UnreadableImage, decode_image, image_size, shown_image
 from disttrain.data.statistics import as_image
 from disttrain.errors import DataError
+from disttrain.models.build import build_model
 
 from .pixel_cases import CASES, Case, encoded
 
@@ -184,6 +186,13 @@ def test_images_with_the_channels_last_are_refused(shape: tuple[int, int, int], 
 @pytest.mark.parametrize("shape", CHANNELS_FIRST)
 def test_images_with_the_channels_first_are_images(shape: tuple[int, int, int]) -> None:
     assert as_image(np.zeros(shape, np.uint8)) is not None
+
+
+@pytest.mark.parametrize("name", ["planesnet_cnn", "mnist_cnn"])
+def test_a_convolution_takes_no_rows_for_channels(name: str) -> None:
+    with pytest.raises(DataError, match=r"\[28, 28, 3\] are \[height, width, channels\]"):
+        build_model(ModelConfig(name=name), (28, 28, 3), 2)
+    assert build_model(ModelConfig(name=name), (3, 28, 28), 2)(torch.zeros(1, 3, 28, 28)).shape == (1, 2)
 
 
 class Red(torch.utils.data.Dataset):
