@@ -59,11 +59,13 @@ def decode_all(
     """
     parts = _Parts(store, names, out, resize)
     processes = min(len(os.sched_getaffinity(0)), len(names) // _IMAGES_PER_PROCESS)
+    workers = processes if processes > 1 else 0
     loader: DataLoader[BadImages] = DataLoader(
         parts,
         batch_size=None,
         collate_fn=_as_it_is,
-        num_workers=processes if processes > 1 else 0,
+        num_workers=workers,
+        multiprocessing_context="fork" if workers else None,  # started anew they would fill a copy of `out`
         worker_init_fn=partial(end_with_parent, os.getpid()),
     )
     bad: BadImages = []
