@@ -11,4 +11,4 @@
 # The exit code is that of the ranks, 144 if one was killed. SIGTERM to this script lets the ranks save, and ends with 143.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/python.sh"
-exec "$PYTHON" -m disttrain.commands.mpirun "$@"
+run_module disttrain.commands.mpirun "$@"

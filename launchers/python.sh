@@ -1,5 +1,5 @@
-# Sourced by the launchers: sets PYTHON to an interpreter that has disttrain. Yours if you set it, else the one on the
-# PATH, else the one that `make setup` made.
+# Sourced by the launchers: `run_module`, and PYTHON, an interpreter that has disttrain. Yours if you set it, else the one on
+# the PATH, else the one that `make setup` made.
 if [ -z "${PYTHON:-}" ]; then
     made="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)/.venv/bin/python"
     has='import importlib.util as u, sys; sys.exit(not (u.find_spec("torch") and u.find_spec("disttrain")))'
@@ -13,3 +13,14 @@ if [ -z "${PYTHON:-}" ]; then
         exit 2
     fi
 fi
+
+# Run a module of disttrain in the place of this shell: `python -m` would look for it, and for all that it imports, in the
+# working directory first, which is the user's.
+run_module() {
+    local script
+    script="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)/disttrain/entry/run_module.py"
+    if [ -f "$script" ]; then
+        exec "$PYTHON" "$script" "$@"
+    fi
+    exec "$PYTHON" -m "$@"
+}

@@ -16,4 +16,4 @@
 # In a PyTorchJob or TrainJob the PET_* variables take the place of the options.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/python.sh"
-exec "$PYTHON" -m disttrain.commands.torchrun "$@"
+run_module disttrain.commands.torchrun "$@"

@@ -18,6 +18,7 @@ from types import FrameType
 
 from disttrain.config import Config
 from disttrain.errors import ConfigError
+from disttrain.import_path import RUN_MODULE
 from disttrain.launch.mpi import mpirun
 from disttrain.launch.mpi.arguments import Arguments, check_count, split, threads_per_rank
 from disttrain.launch.mpi.horovod_build import find_horovod_build
@@ -53,7 +54,7 @@ def start(argv: Sequence[str], check_train: Callable[[Sequence[str]], Config]) -
     os.environ[_KILL_AFTER] = str(kill_after_s(config.checkpoint.notice_s))
     apply_grace_period()
     controller = [] if "--gloo" in arguments.options else ["--gloo"]
-    words = [*controller, *arguments.options, sys.executable, "-u", "-m", "disttrain", "train", *arguments.train]
+    words = [*controller, *arguments.options, sys.executable, "-u", RUN_MODULE, "disttrain", "train", *arguments.train]
     return exit_code(_run_gloo(words), "horovodrun")
 
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from disttrain.config import Config
+from disttrain.import_path import RUN_MODULE
 from disttrain.launch.env.reading import hashed_port
 from disttrain.launch.mpi.arguments import check_count, split, threads_per_rank
 from disttrain.launch.mpi.dry_run import cores_per_rank, dry_run, hosts_of
@@ -40,7 +41,7 @@ def start(argv: Sequence[str], check_train: Callable[[Sequence[str]], Config]) -
 
 
 def _run(mpi: Mpi, options: Sequence[str], train: Sequence[str], environ: dict[str, str]) -> int:
-    argv = [mpi.program, *mpi.silence, *options, sys.executable, "-u", "-m", "disttrain", "train", *train]
+    argv = [mpi.program, *mpi.silence, *options, sys.executable, "-u", RUN_MODULE, "disttrain", "train", *train]
     code = run_program(argv, environ, stop_signal=signal.SIGUSR1)
     if not mpi.is_openmpi and code not in (0, 1, 2, 3, 4, 5) and 0 < code < signal.NSIG:
         code += 128  # it says 9 where Open MPI, like a shell, says 137
