@@ -30,10 +30,11 @@ class Net(nn.Module):
     def __init__(self, outputs=2, fails_in_training=False):
         super().__init__()
         self.layer = nn.Linear(1200, outputs)
-        self.fails_in_training = fails_in_training
+        self.fails_in_training, self.steps = fails_in_training, 0
 
     def forward(self, x):
-        if self.fails_in_training and self.training:
+        self.steps += self.training
+        if self.fails_in_training and self.steps == 2:  # what fails in the first is found before the start
             raise ValueError("no cheese on this rank")
         return self.layer(x.flatten(1))
 

@@ -121,7 +121,9 @@ def test_label_out_of_range_in_a_streamed_batch_ends_the_run_with_one_message(pl
     place.write("usercode.py", USER_CODE)
     overrides = ["data.name=usercode:streamed_labels_up_to_seven", "data.path=null", "model.name=usercode:Net"]
     outcome = run(train_command("workers", ["config.yaml", "--run-dir", "run", "--quiet", *overrides]), place.folder)
-    check_refusal(outcome, 3, [r"labels from \d to \d, out of range: the network has 2 outputs, for labels 0 to 1"])
+    check_refusal(
+        outcome, 3, [r"the target of sample \d+ holds \d, out of range: the network has 2 outputs, for classes 0 to 1"]
+    )
 
 
 @pytest.mark.parametrize("launcher", ["workers", "mpirun"])
