@@ -29,7 +29,7 @@ endif
 # Several at a time, since many tests wait; those that share started ranks or a training run one after the other.
 PYTEST := $(BIN)/python -m pytest
 # $(1): the tier; $(2): how many at a time; $(3): which. A test that fails beside others is run again alone, and said to be.
-run_tier = DISTTRAIN_TEST_TIER=$(1) $(PYTEST) --dist loadgroup -n $(2) -m $(3) || \
+run_tier = DISTTRAIN_TEST_TIER=$(1) $(PYTEST) --dist loadscope --no-loadscope-reorder -n $(2) -m $(3) || \
 	{ [ $$? -eq 1 ] && [ -s build/failed_$(1).txt ] && cat build/failed_$(1).txt && \
 	echo "THESE TESTS FAILED BESIDE OTHERS, and run now alone" && \
 	DISTTRAIN_TEST_TIER=$(1)-alone $(PYTEST) @build/failed_$(1).txt; }
@@ -43,7 +43,7 @@ test-long: test-setup
 	$(call run_tier,test-long,2,long)
 
 test-fast: setup
-	DISTTRAIN_TEST_TIER=test-fast $(PYTEST) --dist loadgroup -n 2 tests/unit
+	DISTTRAIN_TEST_TIER=test-fast $(PYTEST) --dist loadscope --no-loadscope-reorder -n 2 tests/unit
 
 test-setup: setup
 	tests/system_packages.sh

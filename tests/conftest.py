@@ -10,7 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tiers import _cpu_time, pytest_collection_modifyitems, pytest_configure  # noqa: F401
+from tiers import (  # noqa: F401
+    _cpu_time,
+    pytest_collection_modifyitems,
+    pytest_configure,
+    pytest_xdist_make_scheduler,
+)
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 _CACHES = {

@@ -6,37 +6,46 @@ processes beside each other (pytest-xdist), since many of them wait: for a timeo
 
 from __future__ import annotations
 
+import functools
 import json
 import os
-import re
 import resource
 import time
 from collections import defaultdict
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 _REPOSITORY = Path(__file__).resolve().parents[1]
-_WHOLE_FILE = ("tests/unit/", "tests/field/")
-_SHARED = {"ranks": "ranks", "planesnet_run": "planesnet", "readme_folder": "readme"}
-"""Fixtures that are expensive to make, and the group of tests that shares each."""
-_GROUP = re.compile(r"@[^\[\]]*$")
-"""What pytest-xdist appends to the id of a test with a group."""
+_QUICK = ("tests/unit/", "tests/field/")
+_WHOLE_FILES = (*_QUICK, "tests/integration/test_readme.py", "tests/integration/test_real_data.py")
 
 
-@pytest.hookimpl(wrapper=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None, None, None]:
-    """Keep together what shares an expensive fixture or costs next to nothing; begin with the longest."""
-    for item in items:
-        group = next((_SHARED[name] for name in getattr(item, "fixturenames", ()) if name in _SHARED), None)
-        path = item.nodeid.partition("::")[0]
-        if group is None and path.startswith(_WHOLE_FILE):
-            group = path
-        if group is not None:
-            item.add_marker(pytest.mark.xdist_group(group))
-    items.sort(key=lambda item: item.nodeid.startswith(_WHOLE_FILE))
-    yield
+@functools.cache
+def _group(path: str) -> str | None:
+    """What must run in one process, one after the other: tests that share a training, or the pool of started ranks."""
+    if path.startswith(_WHOLE_FILES):
+        return path
+    return "ranks" if "ranks: RankPool" in (_REPOSITORY / path).read_text(encoding="utf-8") else None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest group first, what is quick last: so that no process has a long one to itself at the end."""
+    items.sort(key=lambda item: (item.nodeid.startswith(_QUICK), _group(item.nodeid.partition("::")[0]) != "ranks"))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Groups instead of pytest-xdist's scopes. Its own marks for groups do nothing with pytest 9.2."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Groups(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return _group(nodeid.partition("::")[0]) or nodeid
+
+    return Groups(config, log)
 
 
 @pytest.fixture(autouse=True)
@@ -59,7 +68,7 @@ class RunTimes:
         self.failed: list[str] = []
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        test = _GROUP.sub("", report.nodeid)
+        test = report.nodeid
         self.wall_s[test] += report.duration
         if report.failed and test not in self.failed:
             self.failed.append(test)

@@ -7,8 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
 import disttrain
 
@@ -69,3 +71,14 @@ def strict(text: str) -> Any:
         raise AssertionError(f"{name} is not JSON")
 
     return json.loads(text, parse_constant=refuse)
+
+
+def sign_loss(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return functional.binary_cross_entropy_with_logits(outputs[:, 0], targets.float(), reduction="none")
+
+
+def refused(folder: Path, error: type[Exception], message: str, **options: Any) -> None:
+    with pytest.raises(error, match=f"(?s){message}") as caught:
+        fit(folder, **options)
+    assert caught.type is error
+    assert not (folder / "run").exists()
