@@ -116,7 +116,7 @@ def test_a_finished_training_exits_with_0(commands: Commands, launcher: str) -> 
 
 @both_launchers
 def test_a_killed_rank_ends_the_job_with_144_long_before_the_timeout(commands: Commands, launcher: str) -> None:
-    """`run` itself gives it a minute: a job that waited for the timeout would not have ended by then."""
+    """A job that waited for the timeout would count as hung by then."""
     ended = commands.run(command(commands, launcher, "model.kwargs.dies_on='1'", "comm.timeout_s=600.0"))
     assert ended.code == 144, ended.stderr
     assert "Traceback" not in ended.stderr
@@ -126,7 +126,7 @@ def test_a_killed_rank_ends_the_job_with_144_long_before_the_timeout(commands: C
 def test_sigterm_to_the_launcher_ends_the_job_with_143(commands: Commands, launcher: str) -> None:
     running = until_it_trains(commands, launcher)
     running.process.send_signal(signal.SIGTERM)
-    ended = running.wait(timeout_s=20)
+    ended = running.wait()
     assert ended.code == 143, ended.stderr
     assert "Traceback" not in ended.stderr
 
@@ -134,7 +134,7 @@ def test_sigterm_to_the_launcher_ends_the_job_with_143(commands: Commands, launc
 def test_sigkill_to_the_launcher_leaves_no_rank(commands: Commands) -> None:
     running = until_it_trains(commands, "workers")
     os.kill(running.process.pid, signal.SIGKILL)
-    assert running.wait(timeout_s=10).code == -signal.SIGKILL  # `wait` looks for what is left
+    assert running.wait().code == -signal.SIGKILL  # `wait` looks for what is left
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,6 @@ def test_a_model_function_that_raises_ends_the_job_with_2_and_one_message(comman
 def test_a_rank_that_hangs_while_it_reports_is_killed_and_named(commands: Commands) -> None:
     ended = commands.run(command(commands, "workers", "model.name=user_code:broken_net_that_cannot_say_so"))
     assert ended.code == 2, ended.stderr
-    assert ended.wall_s < 30
     assert re.fullmatch(r"disttrain: rank 0 on \S+ had not ended with its peers and was killed\n", ended.stderr)
 
 

@@ -31,7 +31,6 @@ CONFIG = [
     "checkpoint.every_steps=4",
     "train.max_steps=40",
 ]
-_SOON_S = 20.0
 
 needs_mpirun = pytest.mark.skipif(
     shutil.which("mpirun") is None, reason="mpirun is not installed (Debian: apt-get install openmpi-bin)"
@@ -50,7 +49,6 @@ def refused(outcome: Outcome, code: int, *parts: str) -> None:
     assert outcome.err.startswith(ERROR), shown
     for part in parts:
         assert part in outcome.message, shown
-    assert outcome.wall_s < _SOON_S, shown
 
 
 def result(run_dir: Path) -> dict[str, object]:

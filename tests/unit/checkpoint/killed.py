@@ -33,14 +33,25 @@ def save_forever(folder: Path) -> None:
             writer.save(shard, CheckpointValues(step, validation=Score(loss)))
 
 
-def kill_one(folder: Path, after_s: float) -> dict[str, object]:
-    """Start one, kill it, and look."""
+def look(folder: Path, whole: bool) -> object:
+    """What changes when a save begins or, with `whole`, when one is whole."""
+    latest = folder / "latest"
+    if whole:
+        return latest.read_text() if latest.exists() else ""
+    return {path.name for path in folder.iterdir()}
+
+
+def kill_one(folder: Path, after_s: float, whole: bool) -> dict[str, object]:
+    """Start one, kill it some time after it has begun a save (with `whole`: has made one), and look."""
+    before, deadline = look(folder, whole), time.monotonic() + 60
     child = os.fork()
     if child == 0:
         try:
             save_forever(folder)
         finally:
             os._exit(1)
+    while look(folder, whole) == before and time.monotonic() < deadline:
+        time.sleep(0.001)
     time.sleep(after_s)
     latest = (folder / "latest").read_text().strip() if (folder / "latest").exists() else None
     os.kill(child, signal.SIGKILL)
@@ -65,8 +76,8 @@ def main() -> None:
     folder, kills = Path(sys.argv[1]), int(sys.argv[2])
     folder.mkdir()
     draw = random.Random(1)
-    for _ in range(kills):
-        print(json.dumps(kill_one(folder, draw.uniform(0.01, 0.3))), flush=True)
+    for kill in range(kills):
+        print(json.dumps(kill_one(folder, draw.uniform(0, 0.05), whole=kill % 2 == 1)), flush=True)
 
 
 if __name__ == "__main__":
