@@ -18,12 +18,12 @@ from types import FrameType
 
 from disttrain.config import Config
 from disttrain.errors import ConfigError
-from disttrain.import_path import RUN_MODULE
 from disttrain.launch.mpi import mpirun
 from disttrain.launch.mpi.arguments import Arguments, check_count, split, threads_per_rank
 from disttrain.launch.mpi.horovod_build import find_horovod_build
 from disttrain.launch.mpi.supervise import exit_code
 from disttrain.launch.stop import STOP_SIGNALS, kill_after_s
+from disttrain.system.import_path import RUN_MODULE
 
 _ELASTIC = (
     "--min-np", "--min-num-proc", "--max-np", "--max-num-proc", "--host-discovery-script", "--slots-per-host",

@@ -9,13 +9,13 @@ import time
 from collections.abc import Callable, Sequence
 
 from disttrain.config import Config
-from disttrain.import_path import RUN_MODULE
 from disttrain.launch.env.reading import hashed_port
 from disttrain.launch.mpi.arguments import check_count, split, threads_per_rank
 from disttrain.launch.mpi.dry_run import cores_per_rank, dry_run, hosts_of
 from disttrain.launch.mpi.horovod_build import check_mpi, find_horovod_build
 from disttrain.launch.mpi.implementation import Mpi, find_mpi
 from disttrain.launch.mpi.supervise import exit_code, run_program
+from disttrain.system.import_path import RUN_MODULE
 
 
 def start(argv: Sequence[str], check_train: Callable[[Sequence[str]], Config]) -> int:
