@@ -36,7 +36,7 @@ run_tier = DISTTRAIN_TEST_TIER=$(1) $(PYTEST) --dist loadscope --no-loadscope-re
 
 # What guards the promises of the README.
 test: check test-setup
-	$(call run_tier,test,2,'not long')
+	$(call run_tier,test,3,'not long')
 
 # Whole trainings on real data, chaos, Horovod's search. DISTTRAIN_DATA names the folder of the real data.
 test-long: test-setup

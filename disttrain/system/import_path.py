@@ -21,5 +21,8 @@ def leave_working_directory() -> None:
         here = os.getcwd()  # noqa: PTH109
     except OSError:  # it has been removed
         return
-    if not getattr(sys.flags, "safe_path", False) and sys.path[:1] == [here]:
+    # What Python was started with, without the program's arguments: an entry of PYTHONPATH for the same folder stays.
+    options = sys.orig_argv[1 : len(sys.orig_argv) - len(sys.argv[1:])]
+    by_module = any(one.startswith("-") and one.endswith("m") for one in options)
+    if by_module and not getattr(sys.flags, "safe_path", False) and sys.path[:1] == [here]:
         del sys.path[0]

@@ -57,7 +57,7 @@ class StopsInASave(torch.nn.Linear):
         self.stops_on = stops_on
 
     def state_dict(self, *args, **kwargs):
-        if RANK == self.stops_on:
+        if RANK == self.stops_on and torch.distributed.is_initialized():  # not yet when the network is looked at
             os.kill(os.getpid(), signal.SIGSTOP)
         return super().state_dict(*args, **kwargs)
 """
@@ -132,7 +132,7 @@ def test_a_stopped_rank_is_named_with_its_phase_and_stack_and_the_job_ends_with_
     assert re.search(
         r"no heartbeat for \d+ s, its process is stopped \(SIGSTOP\); last seen in phase \w+", ended.stderr
     )
-    assert re.search(r"loop\.py:\d+ train\n", ended.stderr)
+    assert re.search(r"loop\.py:\d+ train", ended.stderr)  # the innermost calls: maybe without `train` itself
     assert re.search(r"rank 0: in phase allreduce \(waiting for the other ranks\) of step \d+ for \d+ s", ended.stderr)
     assert "holds the others up" in rank_log(commands, 0)
     assert "Traceback" not in ended.stderr
