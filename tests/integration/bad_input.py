@@ -216,7 +216,7 @@ CASES = (
         ("model.name=usercode:fails_on_rank_one",), user_code, launchers=SEVERAL,
     ),
     # Folders
-    Case("run_dir_that_is_a_file", 2, (r"run directory run cannot be made: run is a file\. Use another --run-dir",),
+    Case("run_dir_that_is_a_file", 2, (r"run directory run cannot be made: \S*run is a file\. Use another --run-dir",),
          make=file_named_run, early=True),
     Case(
         "run_dir_below_a_file", 2, (r"run directory config\.yaml/run cannot be made: /.*/config\.yaml is a file",),

@@ -33,6 +33,11 @@ class Outcome:
     wall_s: float
 
     @property
+    def report(self) -> str:
+        """Standard error without the lines that say what a slow machine waits for."""
+        return "".join(line for line in self.err.splitlines(True) if not line.startswith("waiting for "))
+
+    @property
     def errors(self) -> list[str]:
         """The lines with which our own messages begin."""
         return [line for line in self.err.splitlines() if line.startswith(ERROR)]

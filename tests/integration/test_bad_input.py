@@ -28,8 +28,8 @@ def check_refusal(outcome: Outcome, code: int, says: Sequence[str], alone_on_std
     for pattern in says:
         assert re.search(pattern, outcome.message), f"{pattern!r} is not in the message; {shown}"
     if alone_on_stderr:
-        assert outcome.err.startswith(ERROR), shown
-        assert len(outcome.err.splitlines()) <= _LONGEST_MESSAGE, shown
+        assert outcome.report.startswith(ERROR), shown
+        assert len(outcome.report.splitlines()) <= _LONGEST_MESSAGE, shown
         assert "Traceback" not in outcome.err, shown
     assert outcome.out == "", outcome.out
     assert outcome.code == code, shown

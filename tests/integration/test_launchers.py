@@ -46,7 +46,7 @@ def refused(outcome: Outcome, code: int, *parts: str) -> None:
     shown = f"exit code {outcome.code} after {outcome.wall_s:.1f} s: {outcome.err}"
     assert outcome.code == code, shown
     assert len(outcome.errors) == 1, shown
-    assert outcome.err.startswith(ERROR), shown
+    assert outcome.report.startswith(ERROR), shown
     for part in parts:
         assert part in outcome.message, shown
 
