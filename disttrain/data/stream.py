@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import multiprocessing.util
 import os
 import random
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -119,30 +120,33 @@ def _place_for_sockets() -> Path:
     return place
 
 
-def _within(batches: Iterator[Any], limit_s: float) -> Iterator[Any]:
+def _within(batches: Iterator[Any], limit_s: float) -> Generator[Any, None, None]:
     """The batches of a loader that gives up after `SOON_S`: on and on, up to the limit. Raises DataError."""
     began, is_told = time.monotonic(), False
-    while True:
-        try:
-            batch = next(batches)
-        except StopIteration:
-            return
-        except RuntimeError as error:
-            if "timed out" not in str(error):  # a loader process was killed, or /dev/shm is full
-                raise DataError(f"the loader processes: {' '.join(str(error).split())}") from error
-            waited_s = time.monotonic() - began
-            if waited_s > limit_s:
-                raise DataError(
-                    f"no batch has come from the loader processes for {waited_s:.0f} s (data.loader_timeout_s="
-                    f"{limit_s:g}). Look for their messages above; a dataset that needs longer needs a higher limit, "
-                    "and data.loader_workers=0 loads in this process."
-                ) from None
-            if not is_told:
-                log.info("waiting for a batch from the loader processes (%.0f of %g s)", waited_s, limit_s)
-            is_told = True
-            continue
-        yield batch
-        began = time.monotonic()
+    try:
+        while True:
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            except RuntimeError as error:
+                if "timed out" not in str(error):  # a loader process was killed, or /dev/shm is full
+                    raise DataError(f"the loader processes: {' '.join(str(error).split())}") from error
+                waited_s = time.monotonic() - began
+                if waited_s > limit_s:
+                    raise DataError(
+                        f"no batch has come from the loader processes for {waited_s:.0f} s (data.loader_timeout_s="
+                        f"{limit_s:g}). Look for their messages above; a dataset that needs longer needs a higher "
+                        "limit, and data.loader_workers=0 loads in this process."
+                    ) from None
+                if not is_told:
+                    log.info("waiting for a batch from the loader processes (%.0f of %g s)", waited_s, limit_s)
+                is_told = True
+                continue
+            yield batch
+            began = time.monotonic()
+    finally:
+        del batches  # a traceback would keep it, and with it the loader processes
 
 
 class _Batches(torch.utils.data.Sampler[list[_Key]]):
@@ -194,9 +198,9 @@ class StreamedSamples:
             pin_memory=self.device.type == "cuda",
             timeout=SOON_S if workers else 0,
         )
-        batches = _within(started(loader), self.data.loader_timeout_s)
-        for part, batch in zip(ids, batches, strict=True):
-            yield self._on_device(batch, part, epoch)
+        with contextlib.closing(_within(started(loader), self.data.loader_timeout_s)) as batches:
+            for part, batch in zip(ids, batches, strict=True):
+                yield self._on_device(batch, part, epoch)
 
     def _on_device(self, batch: Any, ids: np.ndarray, epoch: int | None) -> tuple[Any, Any]:
         if isinstance(batch, DataError):

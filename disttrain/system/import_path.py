@@ -21,8 +21,7 @@ def leave_working_directory() -> None:
         here = os.getcwd()  # noqa: PTH109
     except OSError:  # it has been removed
         return
-    # What Python was started with, without the program's arguments: an entry of PYTHONPATH for the same folder stays.
-    options = sys.orig_argv[1 : len(sys.orig_argv) - len(sys.argv[1:])]
-    by_module = any(one.startswith("-") and one.endswith("m") for one in options)
-    if by_module and not getattr(sys.flags, "safe_path", False) and sys.path[:1] == [here]:
+    # Under `RUN_MODULE` Python has put nothing there: the first entry is the user's own, of PYTHONPATH.
+    by_script = any(one.endswith("run_module.py") for one in sys.orig_argv)
+    if not by_script and not getattr(sys.flags, "safe_path", False) and sys.path[:1] == [here]:
         del sys.path[0]
