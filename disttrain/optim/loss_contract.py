@@ -32,8 +32,11 @@ class LossFinding:
     """`mean` or `sum` over samples; None where there is one loss per sample."""
     scores_classes: bool
     """Whether it takes the outputs as class scores and the targets as class numbers."""
-    takes_one: bool
-    """Whether it can be had of one sample alone."""
+
+    @property
+    def scalar_is_sum(self) -> bool:
+        """For `build_loss`."""
+        return self.scalar == "sum"
 
 
 def check_loss(loss: UserLoss, outputs: Any, targets: Any) -> LossFinding:
@@ -57,7 +60,7 @@ def check_loss(loss: UserLoss, outputs: Any, targets: Any) -> LossFinding:
     kinds = {"mean", "sum"} if whole.ndim == 0 else {None}
     for some_outputs, some_targets in trials:
         kinds &= _kinds(loss, some_outputs, some_targets, unit, kinds)
-    return LossFinding("mean" if "mean" in kinds else next(iter(kinds)), scores, unit == 1)
+    return LossFinding("mean" if "mean" in kinds else next(iter(kinds)), scores)
 
 
 def _value(loss: UserLoss, outputs: Any, targets: Any) -> torch.Tensor:

@@ -10,11 +10,6 @@ import sys
 RUN_MODULE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "entry", "run_module.py")  # noqa: PTH100, PTH118, PTH120
 
 
-def module_command(module: str) -> list[str]:
-    """The command that runs a module of this package, as `python -m` would but for the working directory."""
-    return [sys.executable, RUN_MODULE, module]
-
-
 def leave_working_directory() -> None:
     """For a module that `python -m` has started, which puts the working directory first on `sys.path`."""
     try:

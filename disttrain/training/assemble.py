@@ -38,7 +38,7 @@ def build_parts(
     wrapped = comm.wrap(model)  # from here on all ranks have rank zero's weights
     precision = Precision(config.train.precision, comm.device)
     pipeline = TrainPipeline(prepared.samples, ids, plan, comm.rank, seed, config.model.sync_batchnorm)
-    loss = build_loss(config.train.label_smoothing, request.loss, prepared.loss.scalar == "sum")
+    loss = build_loss(config.train.label_smoothing, request.loss, prepared.loss.scalar_is_sum)
     on_nonfinite = NonFinitePolicy(config.train, request.run_dir / NONFINITE, comm, model, pipeline, precision, loss)
     parts = Parts(
         model=wrapped,

@@ -209,7 +209,7 @@ class _Run:
             env.rank,
             env.world_size,
         )
-        loss = build_loss(user_loss=self.request.loss, scalar_is_sum=prepared.loss.scalar == "sum")
+        loss = build_loss(user_loss=self.request.loss, scalar_is_sum=prepared.loss.scalar_is_sum)
         should_stop = StopAgreement(self.stop_request, comm)
         comm.broadcast_buffers(self.model)
         with self.control_plane.phases.during("evaluating"), self._final_weights():

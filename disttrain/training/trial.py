@@ -119,7 +119,7 @@ def _try_loss(trial: Trial, network: nn.Module) -> LossFinding:
     if trial.loss is None:
         _check_class_scores(outputs, targets)
         _limit(trial, outputs.shape[1])
-        return LossFinding("sum", True, True)
+        return LossFinding("sum", True)
     if isinstance(trial.loss, nn.Module) and any(one.requires_grad for one in trial.loss.parameters()):
         raise ConfigError(
             f"the loss {type(trial.loss).__name__} has weights of its own to train, and only the network's are "
@@ -185,7 +185,7 @@ def _forward(network: nn.Module, inputs: Any, what: str) -> Any:
 
 def loss_sum_of(trial: Trial, finding: LossFinding, label_smoothing: float = 0.0) -> LossSum:
     """The loss as training or evaluation uses it."""
-    return build_loss(label_smoothing, trial.loss, finding.scalar == "sum")
+    return build_loss(label_smoothing, trial.loss, finding.scalar_is_sum)
 
 
 def _try_evaluation(trial: Trial, network: nn.Module, split: str, ids: np.ndarray, finding: LossFinding) -> None:

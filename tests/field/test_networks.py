@@ -125,11 +125,6 @@ def poisoned() -> nn.Module:
     return made
 
 
-class Squeezing(Counting):
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return super().forward(x).squeeze()
-
-
 REFUSED_NETWORKS: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
     "frozen": (lambda: {"model": net().requires_grad_(False)}, r"no trainable weights \(4 parameters.*requires_grad_"),
     "without weights": (lambda: {"model": nn.Flatten()}, r"no trainable weights \(0 parameters"),
