@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -37,6 +36,16 @@ class Position:
         self.epoch, self.step_in_epoch = plan.locate(step)
 
 
+class Digests(Protocol):
+    """Looks at every step's gradients and weights. Raises IntegrityError where they are not what they should be."""
+
+    def before_update(self, step: int) -> None: ...
+
+    def after_update(self, step: int) -> None: ...
+
+    def close(self) -> None: ...
+
+
 @dataclass(frozen=True)
 class Parts:
     """What the loop drives."""
@@ -58,6 +67,7 @@ class Parts:
     undo: StepUndo
     scores_classes: bool = True
     """Whether the loss takes outputs as class scores; only then there is an accuracy."""
+    digests: Digests | None = None
 
 
 class Hooks(Protocol):
@@ -82,6 +92,8 @@ def train(parts: Parts, position: Position, total_steps: int, hooks: Hooks) -> N
             if not train_step(parts, batch, position.step, tally):
                 parts.on_nonfinite(position)
             position.move_to(position.step + 1, parts.pipeline.plan)
+            if parts.digests is not None:
+                parts.digests.after_update(position.step)
             hooks.log(position, tally)
             if position.step_in_epoch == 0:
                 hooks.evaluate(position)
@@ -99,15 +111,15 @@ def train_step(parts: Parts, batch: GlobalBatch, step: int, tally: Tally) -> boo
     """
     comm, precision, model, optimizer, phases = parts.comm, parts.precision, parts.model, parts.optimizer, parts.phases
     parts.undo.remember()
-    seed_step(parts.seed, step, comm.rank)
     set_lr(optimizer, parts.schedule(step))
-    # The mean over ranks that the backend takes, times world_size / count, is the sum over samples / count of samples:
-    # right also where ranks hold unequal shares.
-    scale = comm.world_size / batch.count
-    for micro_step, micro in enumerate(batch.micro_batches, start=1):
+    # What the backend makes of the ranks' gradients, times grad_divisor / count, is the sum over samples / count of
+    # samples: right also where ranks hold unequal shares.
+    scale = comm.grad_divisor / batch.count
+    for micro in batch.micro_batches:
         phases.enter("forward")
-        is_last = micro_step == batch.micro_steps
-        with contextlib.nullcontext() if is_last else comm.no_sync(model):
+        if micro.is_first:
+            seed_step(parts.seed, step, micro.share)
+        with comm.scope(model, micro):
             before = None if micro.weight or not len(micro.ids) else parts.undo.copy_buffers()
             with precision.autocast():
                 outputs = model(micro.inputs)
@@ -121,6 +133,8 @@ def train_step(parts: Parts, batch: GlobalBatch, step: int, tally: Tally) -> boo
             parts.undo.put_back(before)
         phases.enter("data")
     comm.wait_grads()
+    if parts.digests is not None:
+        parts.digests.before_update(step)
     phases.enter("optimizer")
     tally.grad_norm = precision.clip(optimizer, parts.clip_norm)
     is_made = precision.step(optimizer, tally.grad_norm)

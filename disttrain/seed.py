@@ -1,7 +1,7 @@
 """Randomness as a pure function of where training stands, so that there is no generator state to save.
 
-Dropout draws from torch's default generator, which is reseeded from (seed, step, rank) before every step: a run
-resumed at step k draws what an uninterrupted one would have drawn.
+Dropout draws from torch's default generator, which is reseeded from (seed, step, share) before the first micro-batch of
+every share, a rank's slice or a shard: a run resumed at step k draws what an uninterrupted one would have drawn.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ def _signed(value: int) -> int:
     return value - (1 << 64) if value >> 63 else value
 
 
-def seed_step(seed: int, step: int, rank: int) -> None:
-    """Reseed torch's default generators (CPU and, where it is in use, CUDA) for one optimizer step of one rank."""
-    key = mix(seed, step, rank) >> 1
+def seed_step(seed: int, step: int, share: int) -> None:
+    """Reseed torch's default generators (CPU and, where it is in use, CUDA) for one share of an optimizer step."""
+    key = mix(seed, step, share) >> 1
     torch.default_generator.manual_seed(key)
     if torch.cuda.is_initialized():
         torch.cuda.manual_seed(key)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from disttrain.files import strict_json
+from disttrain.telemetry.tally import NOTHING, Sums, sums_from_json
 
-SCHEMA = 1
+SCHEMA = 2
 """Counts up when a reader of before would misunderstand what is written. Files of before it was written have none."""
 
 
@@ -37,8 +37,8 @@ class CheckpointValues:
     """`state_dict()` of the fp16 gradient scaler."""
     nonfinite: int = 0
     """Steps whose loss or gradient was not finite, and that were skipped or rolled back."""
-    unlogged: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    """For the next line of `metrics.jsonl`: sums of losses, of correct answers and of samples over all ranks."""
+    unlogged: Sums = NOTHING
+    """For the next line of `metrics.jsonl`: the sums over all ranks so far."""
     validation: Score | None = None
     """Figures of an evaluation after this very step."""
     best: Score | None = None
@@ -63,9 +63,7 @@ class CheckpointValues:
                 if known.get(name) is not None:
                     known[name] = Score(**known[name])
             if "unlogged" in known:
-                # null stands for a sum that was not finite
-                loss_sum, correct, count = (math.nan if one is None else one for one in known["unlogged"])
-                known["unlogged"] = (loss_sum, correct, count)
+                known["unlogged"] = sums_from_json(known["unlogged"])
             if type(known["step"]) is not int:
                 raise ValueError("its step is no number")
             return cls(**known)

@@ -9,9 +9,11 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from disttrain.data.pipeline import MicroBatch
+
 
 class Comm(Protocol):
-    """One rank's end of the connection to all others: `DdpComm` or `HorovodComm`.
+    """One rank's end of the connection to all others: `DdpComm`, `TreeComm` or `HorovodComm`.
 
     Every method is called on every rank, in the same order. With one rank there is nobody to talk to: the network
     stays as it is and every verb does nothing.
@@ -20,17 +22,20 @@ class Comm(Protocol):
     rank: int
     world_size: int
     device: torch.device
+    grad_divisor: int
+    """What the sum of all ranks' gradients has been divided by after `wait_grads`: world_size where they are averaged,
+    1 where they are added up."""
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        """The network with rank zero's weights on every rank, and gradients averaged over ranks during backward."""
+        """The network with rank zero's weights on every rank, and gradients reduced over ranks during backward."""
         ...
 
     def fix_reduction_order(self, model: nn.Module, backward_once: Callable[[], None]) -> None:
         """Fix the order in which gradients are added up, before the first step."""
         ...
 
-    def no_sync(self, model: nn.Module) -> contextlib.AbstractContextManager[Any]:
-        """Within it, backward adds to this rank's gradients only: all micro-batches of a step but the last."""
+    def scope(self, model: nn.Module, micro: MicroBatch) -> contextlib.AbstractContextManager[Any]:
+        """Around forward and backward of a micro-batch. Up to the last of its share, gradients stay on this rank."""
         ...
 
     def wait_grads(self) -> None:

@@ -20,6 +20,9 @@ def build_comm(config: Config, env: RankEnv, control_plane: ControlPlane, device
         return HorovodComm(
             config.comm, env, device, control_plane.phases, start_horovod(config.comm, env, control_plane)
         )
-    return DdpComm(
-        config.comm, control_plane.store, env.rank, env.world_size, device, control_plane.phases, env.on_one_machine
-    )
+    ends = control_plane.store, env.rank, env.world_size, device, control_plane.phases, env.on_one_machine
+    if config.batch.shards:
+        from disttrain.comm.tree_comm import TreeComm
+
+        return TreeComm(config, *ends)
+    return DdpComm(config.comm, *ends)

@@ -17,6 +17,7 @@ from torch.distributed import PrefixStore, Store
 from torch.nn.parallel import DistributedDataParallel
 
 from disttrain.config.sections import CommConfig
+from disttrain.data.pipeline import MicroBatch
 from disttrain.telemetry.phases import WAITING, PhaseTimer
 
 _GLOO_DEVICE, _LOOPBACK = "GLOO_SOCKET_IFNAME", "lo"
@@ -68,6 +69,7 @@ class DdpComm:
     ) -> None:
         """`on_one_machine`: all ranks are here, so that they need no network and no host name to find each other."""
         self.config, self.rank, self.world_size, self.device = config, rank, world_size, device
+        self.grad_divisor = world_size
         self._phases = phases or PhaseTimer()
         self._powersgd: Any = None
         backend = "nccl" if device.type == "cuda" else "gloo"
@@ -127,9 +129,11 @@ class DdpComm:
             buffer.copy_(before)
         model.zero_grad(set_to_none=True)
 
-    def no_sync(self, model: nn.Module) -> contextlib.AbstractContextManager[Any]:
-        """See `Comm.no_sync`."""
-        return model.no_sync() if isinstance(model, DistributedDataParallel) else contextlib.nullcontext()
+    def scope(self, model: nn.Module, micro: MicroBatch) -> contextlib.AbstractContextManager[Any]:
+        """See `Comm.scope`."""
+        if isinstance(model, DistributedDataParallel) and not micro.is_last:
+            return model.no_sync()
+        return contextlib.nullcontext()
 
     def wait_grads(self) -> None:
         """Nothing: the last backward of a step returns only when DDP has all gradients."""

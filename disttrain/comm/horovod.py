@@ -10,13 +10,12 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
+from disttrain.comm.buckets import make_buckets, view_like
 from disttrain.config.sections import CommConfig
+from disttrain.data.pipeline import MicroBatch
 from disttrain.errors import PeerLostError
 from disttrain.launch.env import RankEnv
 from disttrain.telemetry.phases import WAITING, PhaseTimer
-
-_FIRST_BUCKET_MIB = 1.0
-_BUCKET_MIB = 25.0
 
 
 class _Bucket:
@@ -30,8 +29,10 @@ class _Bucket:
         self.flat = torch.zeros(sum(one.numel() for one in parameters), dtype=dtype, device=first.device)
         pieces = self.flat.split([one.numel() for one in parameters])
         # In the parameter's memory order, so that copying in and out is one pass over both.
-        self.views = [torch.as_strided(piece, one.shape, _dense_strides(one), piece.storage_offset())
-                      for piece, one in zip(pieces, parameters, strict=True)]  # fmt: skip
+        self.views = [
+            view_like(one, self.flat, int(piece.storage_offset()))
+            for piece, one in zip(pieces, parameters, strict=True)
+        ]
         self.missing = len(parameters)
         self.handle: Any = None
 
@@ -50,7 +51,7 @@ class HorovodComm:
         self, config: CommConfig, env: RankEnv, device: torch.device, phases: PhaseTimer, horovod: Any
     ) -> None:
         self.config, self.device, self._phases, self._hvd = config, device, phases, horovod
-        self.rank, self.world_size = env.rank, env.world_size
+        self.rank, self.world_size, self.grad_divisor = env.rank, env.world_size, env.world_size
         self._buckets: list[_Bucket] = []
         self._hooks: list[RemovableHandle] = []
         self._accumulates = False
@@ -62,9 +63,7 @@ class HorovodComm:
             return model
         self._broadcast(model.state_dict())
         trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        groups = (
-            [[one] for one in trainable] if self.config.adasum else _make_buckets(trainable, self.config.bucket_mib)
-        )
+        groups = [[one] for one in trainable] if self.config.adasum else make_buckets(trainable, self.config.bucket_mib)
         self._buckets = [
             _Bucket(f"gradients/{index}", group, self.config.compression) for index, group in enumerate(groups)
         ]
@@ -95,9 +94,9 @@ class HorovodComm:
         """Nothing: the buckets are fixed from the start."""
 
     @contextlib.contextmanager
-    def no_sync(self, model: nn.Module) -> Iterator[None]:
-        """See `Comm.no_sync`."""
-        self._accumulates = True
+    def scope(self, model: nn.Module, micro: MicroBatch) -> Iterator[None]:
+        """See `Comm.scope`."""
+        self._accumulates = not micro.is_last
         try:
             yield
         finally:
@@ -165,23 +164,3 @@ class HorovodComm:
             hook.remove()
         if not self._hvd.mpi_enabled():  # MPI starts once in a process: there it is left at the very end
             self._hvd.shutdown()
-
-
-def _make_buckets(parameters: list[nn.Parameter], bucket_mib: float | None) -> list[list[nn.Parameter]]:
-    """Buckets in the order in which backward makes the gradients, about the reverse of the parameters'. By default
-    the first is small, so that the exchange begins early."""
-    buckets: list[list[nn.Parameter]] = []
-    size_mib = 0.0
-    for parameter in reversed(parameters):
-        limit_mib = bucket_mib or (_FIRST_BUCKET_MIB if len(buckets) == 1 else _BUCKET_MIB)
-        added_mib = parameter.numel() * parameter.element_size() / 2**20
-        if not buckets or size_mib + added_mib > limit_mib or parameter.dtype != buckets[-1][-1].dtype:
-            buckets.append([])
-            size_mib = 0.0
-        buckets[-1].append(parameter)
-        size_mib += added_mib
-    return buckets
-
-
-def _dense_strides(parameter: torch.Tensor) -> tuple[int, ...]:
-    return torch.empty_like(parameter, device="meta").stride()

@@ -39,6 +39,12 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="start the ranks again, from the last checkpoint, up to N times when one is lost (default: 0)",
     )
+    train.add_argument(
+        "--verify-against",
+        metavar="RUN_DIR",
+        help="stop at the first step whose gradients or weights differ in a bit from those of a run that was trained "
+        "with train.record_digests=true",
+    )
     train.add_argument("--help-config", action="store_true", help="list every config field and exit")
     train.add_argument("--schema", action="store_true", help="print the JSON schema of config files and exit")
 

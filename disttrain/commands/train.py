@@ -9,10 +9,10 @@ from typing import Any
 
 from disttrain.commands.start import join_or_start, validated_session
 from disttrain.config import Config, load_config
-from disttrain.data.batch_plan import check_world_size
+from disttrain.data.shards import check_ranks
 from disttrain.errors import ConfigError
 from disttrain.files import expand_home, strict_json, user_path
-from disttrain.run_dir import MODEL, check_run_dir, default_run_dir
+from disttrain.run_dir import DIGESTS, MODEL, check_run_dir, default_run_dir
 
 
 def run(arguments: argparse.Namespace, argv: list[str]) -> int:
@@ -29,11 +29,14 @@ def run(arguments: argparse.Namespace, argv: list[str]) -> int:
         user_path(arguments.run_dir) if arguments.run_dir is not None else default_run_dir(user_path(arguments.config))
     )
     resume = arguments.resume if arguments.resume in ("auto", "never") else expand_home(arguments.resume)
+    other = user_path(arguments.verify_against) if arguments.verify_against is not None else None
 
     def validate(world_size: int) -> Config:
         config = load_config(arguments.config, arguments.overrides)
-        check_world_size(config.batch.global_batch_size, world_size)
+        check_ranks(config.batch, world_size)
         check_run_dir(run_dir, config, resume, arguments.accept_changed_config)
+        if other is not None:
+            _check_recorded(other, run_dir)
         return config
 
     rank = join_or_start(arguments, argv, validate)
@@ -44,11 +47,21 @@ def run(arguments: argparse.Namespace, argv: list[str]) -> int:
 
     with validated_session(rank, arguments, validate) as (session, config):
         accept_changes = arguments.accept_changed_config
-        request = Request(config, run_dir, resume, arguments.quiet, accept_changes=accept_changes)
+        request = Request(config, run_dir, resume, arguments.quiet, accept_changes=accept_changes, verify_against=other)
         result = run_training(request, session)
         if rank.is_rank_zero:
             sys.stdout.write(strict_json(result) + "\n" if arguments.json else _summary(result, run_dir / MODEL))
     return 0
+
+
+def _check_recorded(other: Path, run_dir: Path) -> None:
+    """Raise ConfigError where there is nothing to verify against."""
+    if other.resolve() == run_dir.resolve():
+        raise ConfigError(f"--verify-against {other} is the run directory itself. Use another --run-dir.")
+    if not (other / DIGESTS).is_file():
+        raise ConfigError(
+            f"--verify-against {other}: it has no {DIGESTS}. Train that run with train.record_digests=true first."
+        )
 
 
 def _summary(result: dict[str, Any], model_dir: Path) -> str:

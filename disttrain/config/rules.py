@@ -18,6 +18,7 @@ def check_rules(config: Config) -> None:
             f"Use micro_batch_size <= {batch.global_batch_size}."
         )
     _check_backend(config)
+    _check_shards(config)
     if data.test_fraction + data.val_fraction >= 1:
         raise ConfigError(
             f"data.test_fraction={data.test_fraction} and data.val_fraction={data.val_fraction} leave nothing to "
@@ -73,3 +74,44 @@ def _check_backend(config: Config) -> None:
             f"comm.adasum=true with comm.compression={comm.compression} (train.backend=horovod): Adasum compares "
             "gradients by their products, which underflow in fp16. Use comm.compression=none."
         )
+
+
+def _check_shards(config: Config) -> None:
+    """Raise ConfigError for what would make the bits depend on the number of ranks."""
+    model, batch, train, comm = config.model, config.batch, config.train, config.comm
+    shards = batch.shards
+    if not shards:
+        return
+    if shards & (shards - 1) or shards > batch.global_batch_size:
+        largest = 1 << (min(shards, batch.global_batch_size).bit_length() - 1)
+        raise ConfigError(
+            f"batch.shards={shards} with batch.global_batch_size={batch.global_batch_size}: shards are added in pairs, "
+            f"so their number is a power of two, and each needs a sample. Use batch.shards={largest}."
+        )
+    refused = {
+        "train.backend=horovod": (
+            train.backend == "horovod",
+            "Horovod decides itself in which order ranks are added. Use train.backend=ddp, which runs under mpirun too",
+        ),
+        f"comm.compression={comm.compression}": (
+            comm.compression != "none",
+            (
+                "how a rank's gradients are rounded on their way depends on how many shards it has added. Use "
+                "comm.compression=none"
+            ),
+        ),
+        "model.compile=true": (
+            model.compile,
+            "compiled code depends on the shapes that a rank happens to meet first. Use model.compile=false",
+        ),
+        "model.sync_batchnorm=true": (
+            model.sync_batchnorm,
+            (
+                "the shards of a rank go through the network one after the other, so nothing knows them all. Use "
+                "model.sync_batchnorm=false, with which BatchNorm takes the statistics of each shard"
+            ),
+        ),
+    }
+    for field, (is_on, reason) in refused.items():
+        if is_on:
+            raise ConfigError(f"{field} with batch.shards={shards}: {reason}, or batch.shards=0.")

@@ -96,9 +96,13 @@ class BatchConfig(Section):
     global_batch_size: Count = 256
     """Samples per optimizer step over all ranks."""
     micro_batch_size: Count | None = None
-    """Samples per rank per forward/backward. Default: the rank's whole share of the global batch."""
+    """Samples per rank per forward/backward. Default: the rank's whole share of the global batch, or a whole shard."""
     eval_batch_size: Count = 1024
     """Samples per rank per forward pass when evaluating."""
+    shards: NonNegativeInt = 0
+    """Cut every global batch into this many shards (a power of two), which ranks take whole and whose gradients are
+    added along one tree: the same bits on any number of ranks up to this one. 0: one slice for each rank, and the same
+    result to float rounding. See docs/reproducibility.md."""
 
 
 class OptimConfig(Section):
@@ -150,6 +154,9 @@ class TrainConfig(Section):
     """Arithmetic of the forward pass: `bf16` and `fp16` through autocast, `fp16` with a gradient scaler."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where ranks compute: one GPU a rank, or the CPU. `auto` takes GPUs where there are any."""
+    cpu_threads: Count | None = None
+    """Threads of one rank on the CPU. Default: what OMP_NUM_THREADS says or the launcher gives; 1 with `batch.shards`,
+    since kernels split sums by thread and another number gives other bits."""
     label_smoothing: Fraction = 0.0
     """Share of the target spread over all classes (Szegedy et al. 2016)."""
     ema_decay: Fraction = 0.0
@@ -166,6 +173,8 @@ class TrainConfig(Section):
     check_weights_every_steps: NonNegativeInt = 100
     """Steps between comparisons of the weights over all ranks; where they differ the run stops with exit code 5.
     They are compared before every checkpoint too. 0: never."""
+    record_digests: bool = False
+    """Write a digest of every gradient and weight after every step to `digests.jsonl`, for `train --verify-against`."""
 
 
 class CommConfig(Section):

@@ -7,6 +7,7 @@ is normalised by the count of the global batch, so an uneven split changes nothi
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from disttrain.errors import ConfigError
 
@@ -14,6 +15,21 @@ from disttrain.errors import ConfigError
 def rank_slice(count: int, rank: int, world_size: int) -> range:
     """The contiguous part of `range(count)` that `rank` takes. The parts cover the range, each position once."""
     return range(count * rank // world_size, count * (rank + 1) // world_size)
+
+
+def cut(positions: range, parts: int) -> list[range]:
+    """`positions` in `parts` pieces of near-equal size."""
+    slices = [rank_slice(len(positions), part, parts) for part in range(parts)]
+    return [positions[one.start : one.stop] for one in slices]
+
+
+class Share(NamedTuple):
+    """What is summed up on a rank before other ranks have a part in it: its slice of a global batch, or a shard."""
+
+    number: int
+    """The rank, or the shard: dropout is drawn from (seed, step, number)."""
+    micro_ranges: list[range]
+    """The positions of its micro-batches in the epoch's order."""
 
 
 @dataclass(frozen=True)
@@ -72,9 +88,11 @@ class BatchPlan:
         """
         positions = self.step_range(step_in_epoch)
         share = rank_slice(len(positions), rank, self.world_size)
-        parts = self._micro_steps(len(positions))
-        cuts = [rank_slice(len(share), part, parts) for part in range(parts)]
-        return [positions[share.start + cut.start : share.start + cut.stop] for cut in cuts]
+        return cut(positions[share.start : share.stop], self._micro_steps(len(positions)))
+
+    def shares(self, step_in_epoch: int, rank: int) -> list[Share]:
+        """What `rank` takes in a step: one share, its slice."""
+        return [Share(rank, self.micro_ranges(step_in_epoch, rank))]
 
     def _micro_steps(self, count: int) -> int:
         """Micro-batches in a step of `count` samples: what the largest share needs."""

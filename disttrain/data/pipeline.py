@@ -15,9 +15,10 @@ from torch.utils.data import TensorDataset
 
 from disttrain.config.sections import DataConfig
 from disttrain.data.base import Dataset, ImageArrays
-from disttrain.data.batch_plan import BatchPlan, rank_slice
+from disttrain.data.batch_plan import BatchPlan, Share, rank_slice
 from disttrain.data.order import epoch_order
 from disttrain.data.sample_contract import SampleContract
+from disttrain.data.shards import eval_batches
 from disttrain.data.stream import StreamedSamples
 from disttrain.data.transform import ImageTransform
 from disttrain.tensor_tree import rows
@@ -34,6 +35,12 @@ class MicroBatch:
     """int64 [n]: sample ids, on the CPU."""
     weight: float = 1.0
     """0 for the stand-in that a rank without samples in this step puts through, so that it joins the reduction."""
+    share: int = 0
+    """The number of the `Share` to which it belongs."""
+    is_first: bool = True
+    """Whether it is the first of its share."""
+    is_last: bool = True
+    """Whether it is the last of its share."""
 
 
 @dataclass(frozen=True)
@@ -43,17 +50,20 @@ class GlobalBatch:
     count: int
     """Samples over all ranks."""
     micro_batches: Iterator[MicroBatch]
-    micro_steps: int
+
+
+Batch = tuple[Any, Any]
+"""(inputs, targets) on the device: each a tensor, or a dict, tuple or list of them."""
 
 
 class Samples(Protocol):
     """Where batches come from: `InMemorySamples` or `StreamedSamples`."""
 
-    def batches(self, ids: list[np.ndarray], epoch: int | None) -> Iterator[tuple[Any, Any]]:
+    def batches(self, ids: list[np.ndarray], epoch: int | None) -> Iterator[Batch]:
         """(inputs, targets) on the device for each array of ids in turn; `epoch` None: without augmentation."""
         ...
 
-    def few(self, ids: np.ndarray) -> tuple[Any, Any]:
+    def few(self, ids: np.ndarray) -> Batch:
         """(inputs, targets) of some samples on the device, without augmentation, loaded by this process itself."""
         ...
 
@@ -75,11 +85,11 @@ class InMemorySamples:
         """See `Samples.limit_targets`."""
         SampleContract(class_count=class_count).check_range(self.targets, None)
 
-    def few(self, ids: np.ndarray) -> tuple[Any, Any]:
+    def few(self, ids: np.ndarray) -> Batch:
         """See `Samples.few`."""
         return next(self.batches([ids], None))
 
-    def batches(self, ids: list[np.ndarray], epoch: int | None) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    def batches(self, ids: list[np.ndarray], epoch: int | None) -> Iterator[Batch]:
         """See `Samples.batches`."""
         if not ids:
             return
@@ -151,42 +161,55 @@ class TrainPipeline:
         """This rank's part of every step of an epoch, from `first_step` on."""
         order = self.ids[epoch_order(self.seed, epoch, len(self.ids))]
         steps = range(first_step, self.plan.steps_per_epoch)
-        parts = {step: self.plan.micro_ranges(step, self.rank) for step in steps}
+        shares = {step: self.plan.shares(step, self.rank) for step in steps}
         # A rank without a sample loads one of the step's: were it not finite, the step would be left out in any case.
         ids = [
             order[part.start : part.stop] if part else order[self.plan.step_range(step).start :][:1]
             for step in steps
-            for part in parts[step]
+            for share in shares[step]
+            for part in share.micro_ranges
         ]
         loaded = zip(ids, self.samples.batches(ids, epoch), strict=True)
         for step in steps:
-            micro_batches = (self._micro_batch(part, *next(loaded)) for part in parts[step])
-            yield GlobalBatch(len(self.plan.step_range(step)), micro_batches, len(parts[step]))
+            yield GlobalBatch(len(self.plan.step_range(step)), self._micro_batches(shares[step], loaded))
+
+    def _micro_batches(self, shares: list[Share], loaded: Iterator[tuple[np.ndarray, Batch]]) -> Iterator[MicroBatch]:
+        for number, micro_ranges in shares:
+            for at, part in enumerate(micro_ranges, start=1):
+                ids, (inputs, targets) = next(loaded)
+                if not part and self.allow_empty_micro_batches:
+                    inputs, targets, ids = rows(inputs, slice(0)), rows(targets, slice(0)), ids[:0]
+                weight = 1.0 if part else 0.0
+                is_last = at == len(micro_ranges)
+                yield MicroBatch(inputs, targets, torch.from_numpy(ids), weight, number, at == 1, is_last)
 
     def ids_of(self, epoch: int, step_in_epoch: int) -> np.ndarray:
         """int64 [count]: the sample ids of a step's global batch, over all ranks."""
         positions = self.plan.step_range(step_in_epoch)
         return self.ids[epoch_order(self.seed, epoch, len(self.ids))][positions.start : positions.stop]
 
-    def _micro_batch(self, part: range, ids: np.ndarray, batch: tuple[Any, Any]) -> MicroBatch:
-        inputs, targets = batch
-        if not part and self.allow_empty_micro_batches:
-            inputs, targets, ids = rows(inputs, slice(0)), rows(targets, slice(0)), ids[:0]
-        return MicroBatch(inputs, targets, torch.from_numpy(ids), weight=1.0 if part else 0.0)
-
 
 class EvalPipeline:
     """A split in order, each sample on exactly one rank, without augmentation."""
 
-    def __init__(self, samples: Samples, ids: np.ndarray, batch_size: int, rank: int, world_size: int) -> None:
-        self.samples, self.ids, self.batch_size = samples, ids, batch_size
-        self.share = rank_slice(len(ids), rank, world_size)
+    def __init__(
+        self, samples: Samples, ids: np.ndarray, batch_size: int, rank: int, world_size: int, shard_count: int = 0
+    ) -> None:
+        """With `shard_count` the batches are the same on any number of ranks and are dealt out whole."""
+        self.samples, self.ids = samples, ids
+        if shard_count:
+            cuts = eval_batches(len(ids), batch_size, shard_count)
+            largest_share = -(-len(cuts) // world_size)
+            mine = rank_slice(len(cuts), rank, world_size)
+            self._parts, self.num_batches = cuts[mine.start : mine.stop], largest_share
+            return
+        share = rank_slice(len(ids), rank, world_size)
         largest_share = -(-len(ids) // world_size)
+        self._parts = [share[at : at + batch_size] for at in range(0, len(share), batch_size)]
         self.num_batches = -(-largest_share // batch_size)
         """How many batches the rank with the most samples has."""
 
     def __iter__(self) -> Iterator[MicroBatch]:
-        starts = range(self.share.start, self.share.stop, self.batch_size)
-        parts = [self.ids[at : min(at + self.batch_size, self.share.stop)] for at in starts]
+        parts = [self.ids[part.start : part.stop] for part in self._parts]
         for part, (inputs, targets) in zip(parts, self.samples.batches(parts, None), strict=True):
             yield MicroBatch(inputs, targets, torch.from_numpy(part))

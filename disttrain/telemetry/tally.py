@@ -2,13 +2,50 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 
+from disttrain.telemetry.exact_sum import LIMBS, decode, encode
 from disttrain.tensor_tree import count_of, detached, tensors_of
 
 _KEPT_VALUES = 1 << 16  # outputs of a step up to this many values are kept until a line is due
+
+
+Sums = tuple[int, ...]
+"""The values of `Tally.sums`: of one rank, or of several added up one by one. `Totals` says what they stand for."""
+
+NOTHING: Sums = (0,) * (LIMBS + 3)
+"""Before the first step."""
+
+
+class Totals(NamedTuple):
+    """What sums stand for, once those of all ranks are added up."""
+
+    loss_sum: float
+    correct: int | None
+    """Correct answers; None where a target was no class number, which is neither right nor wrong."""
+    samples: int
+
+    @classmethod
+    def of(cls, sums: Sequence[int]) -> Totals:
+        """From the values of `Tally.sums`."""
+        correct, unscored, samples = sums[LIMBS:]
+        return cls(decode(sums[:LIMBS]), None if unscored else correct, samples)
+
+
+def sums_from_json(saved: Sequence[Any]) -> Sums:
+    """The values of `Tally.sums` from a checkpoint; versions before wrote the three of `Totals`, with null where one
+    was not finite. Raises ValueError or TypeError for anything else."""
+    if len(saved) == 3:
+        loss_sum, correct, samples = (math.nan if one is None else float(one) for one in saved)
+        is_scored = math.isfinite(correct)
+        return (*encode([loss_sum]), int(correct) if is_scored else 0, int(not is_scored), int(samples))
+    if len(saved) != len(NOTHING) or not all(type(one) is int for one in saved):
+        raise ValueError(f"its sums for the next line are {saved}")
+    return tuple(saved)
 
 
 class Tally:
@@ -19,7 +56,9 @@ class Tally:
 
     def __init__(self, device: torch.device, scores_classes: bool = True) -> None:
         """`scores_classes`: whether the loss takes outputs as class scores, so that answers can be right or wrong."""
-        self._sums = torch.zeros(3, dtype=torch.float64, device=device)
+        self._device = device
+        self._losses: list[torch.Tensor] = []
+        self._counts = torch.zeros(3, dtype=torch.int64, device=device)
         self._scores_classes = scores_classes
         self.classifies = False
         self._kept: list[tuple[Any, Any, torch.Tensor]] = []
@@ -42,31 +81,34 @@ class Tally:
         losses = [loss for _, _, loss in self._of_step]
         self._of_step.clear()
         bad = [~loss.isfinite() for loss in losses]
-        return torch.stack(bad).sum() if bad else torch.zeros((), dtype=torch.int64, device=self._sums.device)
+        return torch.stack(bad).sum() if bad else torch.zeros((), dtype=torch.int64, device=self._device)
 
     def _count(self) -> None:
         if not self._kept:
             return
         outputs, targets, losses = zip(*self._kept, strict=True)
-        self._sums[0] += torch.stack(losses).sum(dtype=torch.float64)
+        self._losses += losses
         self.classifies = self._scores_classes and counts_as_classification(outputs[0], targets[0])
         if self.classifies:
             labels = torch.cat(targets)
-            right = (torch.cat(outputs).argmax(1) == labels).sum()
-            # A target that is no class number is neither right nor wrong: then there is no figure.
-            self._sums[1] += torch.where(_are_classes(labels, outputs[0].shape[1]), right, torch.nan)
-        self._sums[2] += sum(count_of(one) for one in targets)
+            self._counts[0] += (torch.cat(outputs).argmax(1) == labels).sum()
+            self._counts[1] += ((labels < 0) | (labels >= outputs[0].shape[1])).sum()
+        self._counts[2] += sum(count_of(one) for one in targets)
         self._kept.clear()
 
     def sums(self) -> torch.Tensor:
-        """float64 [3] on the device, a copy: sum of losses, correct answers (NaN: not defined), samples."""
+        """int64 [LIMBS + 3] on the device: the sum of losses (see `exact_sum`), correct answers, targets that are no
+        class numbers, samples. Free of rounding: added over ranks, or over parts of a run, in any order, they are the
+        same."""
         self._count()
-        return self._sums.clone()
+        losses = torch.stack(self._losses).tolist() if self._losses else []
+        return torch.cat([torch.tensor(encode(losses), device=self._device), self._counts])
 
     def pop_sums(self) -> torch.Tensor:
         """`sums`; and begin anew."""
         sums = self.sums()
-        self._sums.zero_()
+        self._losses.clear()
+        self._counts.zero_()
         return sums
 
 
@@ -76,7 +118,3 @@ def counts_as_classification(outputs: Any, targets: Any) -> bool:
         return False
     whole = not targets.is_floating_point() and targets.dtype != torch.bool
     return outputs.ndim == 2 and outputs.shape[1] > 1 and targets.ndim == 1 and whole
-
-
-def _are_classes(labels: torch.Tensor, classes: int) -> torch.Tensor:
-    return ((labels >= 0) & (labels < classes)).all()

@@ -18,8 +18,9 @@ from disttrain.optim.loss import build_loss
 from disttrain.optim.optimizer import build_optimizer, build_schedule
 from disttrain.optim.precision import Precision
 from disttrain.optim.step_undo import StepUndo
-from disttrain.run_dir import NONFINITE
+from disttrain.run_dir import DIGESTS, NONFINITE
 from disttrain.telemetry.phases import PhaseTimer
+from disttrain.training.digests import RecordedDigests, StepDigests, environment
 from disttrain.training.nonfinite import NonFinitePolicy
 from disttrain.training.prepare import Prepared, Request
 
@@ -55,8 +56,19 @@ def build_parts(
         on_nonfinite=on_nonfinite,
         undo=StepUndo(model, comm if config.comm.compression == "powersgd" else None),
         scores_classes=prepared.loss.scores_classes,
+        digests=_build_digests(request, comm, model),
     )
     return parts, on_nonfinite
+
+
+def _build_digests(request: Request, comm: Comm, model: nn.Module) -> StepDigests | None:
+    """Rank zero records; every rank compares what it has itself."""
+    config, other = request.config, request.verify_against
+    record = request.run_dir / DIGESTS if config.train.record_digests and comm.rank == 0 else None
+    if record is None and other is None:
+        return None
+    recorded = RecordedDigests.load(other) if other is not None else None
+    return StepDigests(model, environment(config, comm.device, comm.world_size), record, recorded)
 
 
 def place_model(config: Config, model: nn.Module, comm: Comm) -> nn.Module:

@@ -17,6 +17,7 @@ from disttrain.data.transform import NO_SYMMETRIES, Symmetry
 from disttrain.errors import IntegrityError
 from disttrain.models.tta import averaged_outputs
 from disttrain.optim.loss import LossSum
+from disttrain.telemetry.exact_sum import decode, encode
 from disttrain.telemetry.tally import counts_as_classification
 
 
@@ -81,7 +82,7 @@ def evaluate(
     was_training = model.training
     model.eval()
     seen = torch.zeros(len(batches.ids), dtype=torch.int32)
-    loss_sum = torch.zeros(1, dtype=torch.float64, device=comm.device)
+    losses: list[torch.Tensor] = []
     confusion = torch.zeros(0, dtype=torch.int64, device=comm.device)
     mine = iter(batches)
     for _ in range(batches.num_batches):
@@ -92,13 +93,14 @@ def evaluate(
         if batch is None:
             continue
         outputs = averaged_outputs(model, batch.inputs, symmetries)
-        loss_sum += loss(outputs, batch.targets).double()
+        losses.append(loss(outputs, batch.targets))
         seen[np.searchsorted(batches.ids, batch.ids.numpy())] += 1
         if scores_classes and counts_as_classification(outputs, batch.targets):
             pairs = _count_pairs(outputs, batch.targets)
             confusion = pairs if len(confusion) == 0 else confusion + pairs
     model.train(was_training)
-    comm.all_reduce(loss_sum)
+    loss_sums = encode(torch.stack(losses).tolist() if losses else ())  # the same bits in any order
+    loss_sum = decode(comm.all_reduce(torch.tensor(loss_sums, device=comm.device)).tolist())
     counted = comm.all_reduce(seen.to(comm.device)).cpu()
     if not bool((counted == 1).all()):
         wrong = batches.ids[(counted != 1).numpy()]
@@ -109,7 +111,7 @@ def evaluate(
     classes = math.isqrt(len(confusion))
     names = class_names if len(class_names) == classes else tuple(map(str, range(classes)))
     matrix = confusion.view(classes, classes).cpu().numpy() if classes else None
-    loss_mean = loss_sum.item() / len(counted)
+    loss_mean = loss_sum / len(counted)
     return Evaluation(len(counted), loss_mean if math.isfinite(loss_mean) else None, matrix, names)
 
 

@@ -19,10 +19,15 @@ def weights_checksum(model: nn.Module) -> torch.Tensor:
 
     One read of the weights. Any single flipped bit changes it, as does any change within one word.
     """
-    sums = [_words(parameter.detach()).sum(dtype=torch.int64) for parameter in model.parameters()]
-    if not sums:
-        return torch.zeros((), dtype=torch.int64)
-    return torch.stack(sums).sum()
+    return checksums([parameter.detach() for parameter in model.parameters()]).sum()
+
+
+@torch.no_grad()
+def checksums(tensors: list[torch.Tensor]) -> torch.Tensor:
+    """int64 [len(tensors)] on their device: of each the sum of its bits, read as integers, modulo 2^64."""
+    if not tensors:
+        return torch.zeros(0, dtype=torch.int64)
+    return torch.stack([_words(tensor).sum(dtype=torch.int64) for tensor in tensors])
 
 
 def _words(tensor: torch.Tensor) -> torch.Tensor:

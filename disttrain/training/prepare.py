@@ -17,6 +17,7 @@ from disttrain.data.identity import data_identity
 from disttrain.data.open import open_dataset
 from disttrain.data.pipeline import Samples, build_samples
 from disttrain.data.sample_contract import SampleContract
+from disttrain.data.shards import build_plan
 from disttrain.data.split import check_training_split
 from disttrain.data.statistics import as_image, channel_statistics
 from disttrain.data.transform import NO_SYMMETRIES, Augmentation, ImageTransform, Symmetry
@@ -48,6 +49,8 @@ class Request:
     loss: UserLoss | None = None
     accept_changes: bool = False
     """Go on with the run directory's checkpoint although the config has changed."""
+    verify_against: Path | None = None
+    """The directory of a run whose digests every step has to have."""
 
 
 @dataclass(frozen=True)
@@ -76,8 +79,7 @@ def prepare(request: Request, env: RankEnv, device: torch.device) -> Prepared:
         check_same_data(request.run_dir, identity, request.accept_changes)
     if dataset.labels is not None:
         check_training_split(config.data, dataset.labels, dataset.class_names, dataset.splits["train"])
-    batch, train_count = config.batch, len(dataset.splits["train"])
-    plan = BatchPlan.build(train_count, env.world_size, batch.global_batch_size, batch.micro_batch_size)
+    plan = build_plan(config.batch, len(dataset.splits["train"]), env.world_size)
     input_shape = _input_shape(dataset)
     transform = _build_transform(config, dataset, input_shape, device)
     torch.manual_seed(config.train.seed)  # the same initial weights on every rank, for any number of ranks

@@ -27,6 +27,7 @@ from disttrain.loop import Position, train
 from disttrain.models.model_dir import save_model_dir, weights_sha256
 from disttrain.optim.loss import build_loss
 from disttrain.run_dir import CHECKPOINTS, LOGS, MODEL, RESULT, claim_run_dir, load_result
+from disttrain.training.arithmetic import fixed_arithmetic
 from disttrain.training.assemble import backward_once, build_parts, describe, place_model, total_steps_of
 from disttrain.training.checkpointing import Checkpointing
 from disttrain.training.evaluate import Evaluation, EvaluationInterrupted, evaluate
@@ -42,6 +43,11 @@ from disttrain.training.validation import Validation
 
 def run_training(request: Request, session: RankSession) -> dict[str, Any]:
     """Train on this rank, together with the others; every rank returns the content of `result.json`."""
+    with fixed_arithmetic(request.config):
+        return _run_training(request, session)
+
+
+def _run_training(request: Request, session: RankSession) -> dict[str, Any]:
     config, run_dir = request.config, request.run_dir
     env, control_plane = session.env, session.control_plane
     # Ranks that their agent starts again go on with what they have begun, also where it was asked to begin anew.
@@ -158,6 +164,8 @@ class _Run:
             self.writer.wait()  # the checkpoint that is on its way is one to go on from
             raise
         finally:
+            if self.parts.digests is not None:
+                self.parts.digests.close()
             record.close(state, position.step)
             self.writer.close()
         self.comm.barrier()
@@ -208,6 +216,7 @@ class _Run:
             self.config.batch.eval_batch_size,
             env.rank,
             env.world_size,
+            self.config.batch.shards,
         )
         loss = build_loss(user_loss=self.request.loss, scalar_is_sum=prepared.loss.scalar_is_sum)
         should_stop = StopAgreement(self.stop_request, comm)

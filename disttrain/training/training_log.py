@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -15,7 +14,7 @@ from disttrain.loop import Position
 from disttrain.optim.optimizer import Schedule
 from disttrain.telemetry.phases import PhaseTimer
 from disttrain.telemetry.step_time import find_slow_rank, own_seconds, render_step_times
-from disttrain.telemetry.tally import Tally
+from disttrain.telemetry.tally import NOTHING, Sums, Tally, Totals
 from disttrain.training.run_record import RunRecord
 
 
@@ -35,7 +34,7 @@ class TrainingLog:
         self._record, self._comm, self._schedule, self._phases = record, comm, schedule, phases
         self._every_steps, self._total_steps = every_steps, total_steps
         self._line_time = time.monotonic()
-        self._unlogged_before = (0.0, 0.0, 0.0)
+        self._unlogged_before = NOTHING
         """What went into the next line before the checkpoint that the run goes on from: sums over all ranks."""
         self._table_step = first_step
 
@@ -47,16 +46,16 @@ class TrainingLog:
 
     def _write_line(self, position: Position, tally: Tally) -> dict[str, Any]:
         sums = self._comm.all_reduce(tally.pop_sums()).tolist()
-        trained = sums[2]
-        loss_sum, correct, count = (new + before for new, before in zip(sums, self._unlogged_before, strict=True))
-        self._unlogged_before = (0.0, 0.0, 0.0)
+        trained = Totals.of(sums).samples
+        loss_sum, correct, count = Totals.of(self._with_those_before(sums))
+        self._unlogged_before = NOTHING
         now = time.monotonic()
         values = {
             "step": position.step,
             "epoch": position.epoch,
             "split": "train",
             "loss": loss_sum / count if count else None,
-            "accuracy": correct / count if tally.classifies and count and math.isfinite(correct) else None,
+            "accuracy": correct / count if tally.classifies and count and correct is not None else None,
             "lr": self._schedule(position.step - 1),
             "grad_norm": None if tally.grad_norm is None else tally.grad_norm.item(),
             "samples_per_second": trained / (now - self._line_time),
@@ -65,13 +64,14 @@ class TrainingLog:
         self._record.write(**values)
         return values
 
-    def unlogged(self, tally: Tally) -> tuple[float, float, float]:
-        """What the next line will sum up, so far: see `CheckpointValues.unlogged`."""
-        sums = self._comm.all_reduce(tally.sums()).tolist()
-        loss_sum, correct, count = (new + before for new, before in zip(sums, self._unlogged_before, strict=True))
-        return loss_sum, correct, count
+    def _with_those_before(self, sums: list[int]) -> Sums:
+        return tuple(new + before for new, before in zip(sums, self._unlogged_before, strict=True))
 
-    def resume(self, unlogged: tuple[float, float, float]) -> None:
+    def unlogged(self, tally: Tally) -> Sums:
+        """What the next line will sum up, so far: see `CheckpointValues.unlogged`."""
+        return self._with_those_before(self._comm.all_reduce(tally.sums()).tolist())
+
+    def resume(self, unlogged: Sums) -> None:
         """Go on from a checkpoint's `unlogged`."""
         self._unlogged_before = unlogged
 

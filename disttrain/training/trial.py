@@ -192,8 +192,8 @@ def _try_evaluation(trial: Trial, network: nn.Module, split: str, ids: np.ndarra
     """The held-out samples too: they are used after all steps are paid for."""
     network.eval()
     batches = [ids]
-    world_size, batch_size = trial.plan.world_size, trial.config.batch.eval_batch_size
-    if smallest_evaluated(len(trial.dataset.splits[split]), world_size, batch_size) == 1:
+    batch = trial.config.batch
+    if smallest_evaluated(len(trial.dataset.splits[split]), trial.plan.world_size, batch) == 1:
         batches.append(ids[:1])
     for some in batches:
         inputs, targets = trial.samples.few(some)
@@ -204,7 +204,11 @@ def _try_evaluation(trial: Trial, network: nn.Module, split: str, ids: np.ndarra
         except DataError:
             raise
         except Exception as error:
-            alone = f" alone (batch.eval_batch_size={batch_size} leaves one; use another)" if len(some) == 1 else ""
+            alone = (
+                f" alone (batch.eval_batch_size={batch.eval_batch_size} leaves one; use another)"
+                if len(some) == 1
+                else ""
+            )
             raise ConfigError(
                 f"the first sample of the {split} split cannot be evaluated{alone}: {error} Inputs are "
                 f"{describe(inputs)}, targets {describe(targets)}."
@@ -263,9 +267,10 @@ def _backward(
 
 def _check_gradients(trial: Trial, network: nn.Module) -> None:
     unused = [name for name, one in network.named_parameters() if one.requires_grad and one.grad is None]
-    if unused and trial.plan.world_size > 1 and trial.config.train.backend == "ddp":
+    config = trial.config
+    if unused and trial.plan.world_size > 1 and config.train.backend == "ddp" and not config.batch.shards:
         raise ConfigError(
             f"{len(unused)} weights of the network have no part in the loss, e.g. {unused[0]}: on several ranks DDP "
             "waits for the gradients of all. Freeze them with requires_grad_(False), leave them out, or train with one "
-            "worker or train.backend=horovod."
+            "worker, batch.shards or train.backend=horovod."
         )

@@ -21,6 +21,7 @@ from unittest import mock
 
 import rank_checkpoints
 import rank_parts
+import rank_verify
 import torch
 import torch.distributed as dist
 from rank_observer import Observer, save_weights
@@ -173,7 +174,7 @@ def warn(env: RankEnv, after_s: float, apart_s: float) -> str:
 
 JOBS: dict[str, Callable[..., Any]] = {
     "train": train, "evaluate": evaluate, "fit": fit, "boards": control_planes, "warn": warn,
-    "train_from": rank_checkpoints.train_from,
+    "train_from": rank_checkpoints.train_from, "verify": rank_verify.verify,
 }  # fmt: skip
 
 

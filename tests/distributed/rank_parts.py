@@ -8,11 +8,13 @@ import signal
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.nn import functional
 
 from disttrain.data.base import ImageArrays
 from disttrain.data.datasets.synthetic import draw_arrays
+from disttrain.models.planesnet import PlanesNetCnn
 
 
 class SmallCnn(nn.Module):
@@ -57,6 +59,20 @@ def digits(train: int, test: int = 0) -> ImageArrays:
     images = draw.randint(0, 200, (train + test, 1, 28, 28)).astype(np.uint8)
     images[np.arange(len(labels)), 0, 2 * labels + 4] = 255
     return _with_test(images, labels, tuple("0123456789"), train)
+
+
+class DamagedNet(PlanesNetCnn):
+    """Flips a bit of a weight on rank 1, before its forward pass number `flips_at`."""
+
+    def __init__(self, input_shape: tuple[int, ...], class_count: int, flips_at: int = -1, bit: int = 0) -> None:
+        super().__init__(input_shape, class_count, width=8)
+        self.flips_at, self.bit, self.forwards = flips_at, bit, 0
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        self.forwards += self.training
+        if self.training and self.forwards == self.flips_at and dist.get_rank() == 1:
+            self.read_out.scores.weight.detach().view(torch.int32).view(-1)[3] ^= 1 << self.bit
+        return super().forward(images)
 
 
 class Points(torch.utils.data.Dataset):

@@ -1,4 +1,4 @@
-"""What only a GPU can show. One GPU is enough; several are not used."""
+"""What only a GPU can show. One GPU is enough, but for the last test."""
 
 from __future__ import annotations
 
@@ -36,7 +36,10 @@ def disttrain(isolated_cache: Path) -> Disttrain:
     """Runs a command of its own process on the first GPU; what it prints as JSON."""
 
     def run(*arguments: str | Path) -> dict[str, Any]:
-        environ = os.environ | {"PYTHONPATH": str(REPOSITORY), "CUDA_VISIBLE_DEVICES": "0"}
+        environ = os.environ | {
+            "PYTHONPATH": str(REPOSITORY),
+            "CUDA_VISIBLE_DEVICES": os.environ.get("DISTTRAIN_TEST_GPUS", "0"),
+        }
         command = [sys.executable, "-m", "disttrain", *map(str, arguments), "--quiet"]
         done = subprocess.run(
             command, cwd=isolated_cache, env=environ, capture_output=True, text=True, timeout=400, check=False
@@ -178,3 +181,21 @@ def test_a_network_with_sync_batchnorm_trains_on_a_gpu(train: Train) -> None:
     result, _ = train(*SMALL, *fields)
     assert result["step"] == 5
     assert np.isfinite(result["test"]["loss"])
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_with_shards_a_training_on_a_gpu_repeats_its_bits(train: Train, precision: str) -> None:
+    fields = ("batch.shards=8", "model.dropout=0.2", "train.max_steps=20", f"train.precision={precision}")
+    first, second = (train(*SMALL, *fields, options=options)[0] for options in ((), ("--resume", "never")))
+    assert first["weights_sha256"] == second["weights_sha256"]
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one GPU or none: the ranks of NCCL need one each")
+def test_with_shards_two_gpus_give_the_bits_of_one(train: Train) -> None:
+    """This file's commands see one GPU; these two see all."""
+    fields = ("batch.shards=8", "model.dropout=0.2", "train.max_steps=20")
+    alone, _ = train(*SMALL, *fields)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DISTTRAIN_TEST_GPUS", "0,1")
+        both, _ = train(*SMALL, *fields, options=("--workers", "2"))
+    assert both["weights_sha256"] == alone["weights_sha256"]

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional
 
 from disttrain.data.batch_plan import BatchPlan
-from disttrain.data.pipeline import InMemorySamples, TrainPipeline
+from disttrain.data.pipeline import InMemorySamples, MicroBatch, TrainPipeline
 from disttrain.loop import Parts, Position, train, train_step
 from disttrain.optim.loss import build_loss
 from disttrain.optim.precision import Precision
@@ -32,9 +32,9 @@ class OneRank:
     device = CPU
 
     def __init__(self, rank: int, world_size: int) -> None:
-        self.rank, self.world_size = rank, world_size
+        self.rank, self.world_size, self.grad_divisor = rank, world_size, world_size
 
-    def no_sync(self, model: nn.Module) -> Any:
+    def scope(self, model: nn.Module, micro: MicroBatch) -> Any:
         return contextlib.nullcontext()
 
     def wait_grads(self) -> None: ...

@@ -24,6 +24,12 @@ REFUSED: list[tuple[Values, str]] = [
     ({"train": {"backend": "horovod"}, "model": {"sync_batchnorm": True}}, "a network with GroupNorm"),
     ({"train": {"backend": "horovod"}, "comm": {"compression": "bf16"}}, "Use comm.compression=fp16"),
     ({"train": {"backend": "horovod"}, "comm": {"adasum": True, "compression": "fp16"}}, "Use comm.compression=none"),
+    ({"batch": {"shards": 6}}, "Use batch.shards=4"),
+    ({"batch": {"shards": 16, "global_batch_size": 9}}, "Use batch.shards=8"),
+    ({"batch": {"shards": 8}, "train": {"backend": "horovod"}}, "Use train.backend=ddp, which runs under mpirun too"),
+    ({"batch": {"shards": 8}, "comm": {"compression": "powersgd"}}, "Use comm.compression=none, or batch.shards=0"),
+    ({"batch": {"shards": 8}, "model": {"compile": True}}, "Use model.compile=false, or batch.shards=0"),
+    ({"batch": {"shards": 8}, "model": {"sync_batchnorm": True}}, "BatchNorm takes the statistics of each shard"),
 ]
 ACCEPTED: list[Values] = [
     {"batch": {"global_batch_size": 8, "micro_batch_size": 8}},
@@ -37,6 +43,8 @@ ACCEPTED: list[Values] = [
     {"train": {"backend": "horovod"}, "comm": {"fusion_mib": 0.0, "cycle_time_ms": 2.5, "autotune": True}},
     {"train": {"backend": "horovod"}, "comm": {"compression": "fp16", "timeline": "timeline.json"}},
     {"comm": {"compression": "fp16"}, "train": {"precision": "fp16"}},
+    {"batch": {"shards": 8, "global_batch_size": 8, "micro_batch_size": 1}, "optim": {"zero_redundancy": True}},
+    {"batch": {"shards": 1}, "train": {"precision": "fp16", "cpu_threads": 2}},
 ]
 
 

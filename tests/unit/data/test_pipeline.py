@@ -50,7 +50,8 @@ def pipeline(
 def steps(train: TrainPipeline, epoch: int = 0, first_step: int = 0) -> Iterator[tuple[int, list[MicroBatch]]]:
     for batch in train.epoch(epoch, first_step):
         micro_batches = list(batch.micro_batches)
-        assert len(micro_batches) == batch.micro_steps
+        assert [one.is_first for one in micro_batches] == [True] + [False] * (len(micro_batches) - 1)
+        assert [one.is_last for one in micro_batches] == [False] * (len(micro_batches) - 1) + [True]
         yield batch.count, micro_batches
 
 

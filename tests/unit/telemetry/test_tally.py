@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 
 from disttrain.telemetry import tally as tally_module
 from disttrain.telemetry.metrics_file import MetricsFile
-from disttrain.telemetry.tally import Tally, counts_as_classification
+from disttrain.telemetry.tally import NOTHING, Tally, Totals, counts_as_classification
 
 CPU = torch.device("cpu")
 
@@ -31,7 +32,7 @@ def test_a_tally_counts_losses_correct_answers_and_samples_of_all_micro_batches(
     for one in batches:
         tally.add(*one)
     tally.commit()
-    loss, correct, count = tally.pop_sums().tolist()
+    loss, correct, count = Totals.of(tally.pop_sums().tolist())
     assert loss == pytest.approx(sum(one[2].item() for one in batches), rel=1e-6)
     assert correct == sum(int((outputs.argmax(1) == targets).sum()) for outputs, targets, _ in batches)
     assert count == 17
@@ -43,11 +44,11 @@ def test_taking_begins_anew() -> None:
     tally.add(*batch(4, 1))
     tally.commit()
     first = tally.pop_sums()
-    assert tally.pop_sums().tolist() == [0, 0, 0]
-    assert first[2] == 4
+    assert tally.pop_sums().tolist() == list(NOTHING)
+    assert first[-1] == 4
     tally.add(*batch(2, 1))
     tally.commit()
-    assert tally.pop_sums()[2] == 2
+    assert tally.pop_sums()[-1] == 2
 
 
 def test_what_a_step_gave_counts_only_once_it_is_confirmed() -> None:
@@ -56,7 +57,7 @@ def test_what_a_step_gave_counts_only_once_it_is_confirmed() -> None:
     tally.discard()
     tally.add(*batch(3, 2))
     tally.commit()
-    assert tally.pop_sums()[2] == 3
+    assert tally.pop_sums()[-1] == 3
 
 
 def test_a_tally_keeps_no_graph_alive() -> None:
@@ -70,8 +71,31 @@ def test_outputs_without_classes_are_counted_without_correct_answers() -> None:
     tally = Tally(CPU)
     tally.add(torch.zeros(6, 1), torch.zeros(6, 1), torch.tensor(2.5))
     tally.commit()
-    assert tally.pop_sums().tolist() == [2.5, 0, 6]
+    assert Totals.of(tally.pop_sums().tolist()) == (2.5, 0, 6)
     assert not tally.classifies
+
+
+@pytest.mark.parametrize("target", [-1, 5])
+def test_one_target_that_is_no_class_number_leaves_no_count_of_correct_answers(target: int) -> None:
+    tally = Tally(CPU)
+    for seed in (1, 2):
+        outputs, targets, loss = batch(4, seed)
+        targets[seed] = target if seed == 1 else targets[seed]
+        tally.add(outputs, targets, loss)
+    tally.commit()
+    assert Totals.of(tally.sums().tolist()).correct is None
+    assert Totals.of(tally.pop_sums().tolist()).samples == 8
+    tally.add(*batch(4, 3))
+    tally.commit()
+    assert Totals.of(tally.pop_sums().tolist()).correct is not None
+
+
+def test_losses_of_a_float64_network_keep_their_bits() -> None:
+    tally, losses = Tally(CPU), [torch.tensor(1 / 3, dtype=torch.float64), torch.tensor(1e-20, dtype=torch.float64)]
+    for loss in losses:
+        tally.add(torch.zeros(1, 1), torch.zeros(1, 1), loss)
+    tally.commit()
+    assert Totals.of(tally.pop_sums().tolist()).loss_sum == math.fsum(one.item() for one in losses)
 
 
 @pytest.mark.parametrize(
