@@ -1,6 +1,7 @@
 """Damaged files against every reader: `python -m tests.field.fuzz --seconds 120 --seed 7`.
 
-Real files of each kind are mutated; a reader may return what it should, or raise DataError (UnreadableImage is one).
+Real files of each kind are mutated; a reader may return what it should, or raise DataError (UnreadableImage is one) or,
+for a config, ConfigError.
 Anything else is a fault: another exception, pixels of another shape, a case that takes longer than LIMIT_S. Case k of a
 seed is the same bytes on every machine with the same Pillow: `--seed S --only K` runs it again.
 """
@@ -30,14 +31,15 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from disttrain.config import load_config, render_yaml
 from disttrain.data.class_tree import arrange
 from disttrain.data.datasets.mnist import _read_idx
 from disttrain.data.datasets.planesnet import _read_json
 from disttrain.data.decode import decode_image, image_size
 from disttrain.data.image_store import ImageStore
-from disttrain.errors import DataError
+from disttrain.errors import ConfigError, DataError
 
-from .mutations import JSON_MUTATIONS, MUTATIONS, Mutation
+from .mutations import JSON_MUTATIONS, MUTATIONS, YAML_MUTATIONS, Mutation
 
 SIDE = 12
 LIMIT_S = 60.0
@@ -103,6 +105,15 @@ def _json() -> bytes:
     return json.dumps(content).encode()
 
 
+def _yaml() -> bytes:
+    """A shipped config, with every kind of value that YAML has."""
+    kwargs = (
+        "  kwargs: {widths: [8, 16], name: 'x', ratio: 1.5e-1, flag: true, empty: null, base: &b {a: 1}, m: {<<: *b}}"
+    )
+    shipped = (Path(__file__).resolve().parents[2] / "configs/planesnet.yaml").read_text(encoding="utf-8")
+    return shipped.replace("model:\n", f"model:\n{kwargs}\n").encode()
+
+
 # The readers, each given the bytes of a damaged file.
 
 
@@ -151,6 +162,14 @@ def _read_json_file(data: bytes, draw: random.Random, folder: Path) -> None:
     assert all(arrays.scene_names)
 
 
+def _read_config(data: bytes, draw: random.Random, folder: Path) -> None:
+    path = folder / "config.yaml"
+    path.write_bytes(data)
+    config = load_config(path)
+    path.write_text(render_yaml(config), encoding="utf-8")  # what a run directory keeps says the same
+    assert load_config(path) == config
+
+
 @dataclass(frozen=True)
 class Target:
     """One kind of file and who reads it."""
@@ -177,6 +196,7 @@ def targets() -> list[Target]:
         Target("idx", _idx(), _read_idx_file),
         Target("idx gzipped", gzip.compress(_idx(), mtime=0), _read_idx_file),
         Target("json", _json(), _read_json_file, JSON_MUTATIONS),
+        Target("config", _yaml(), _read_config, YAML_MUTATIONS),
     ]
 
 
@@ -208,7 +228,7 @@ def run_case(kinds: list[Target], seed: int, number: int, folder: Path, outcome:
     outcome.by_target[target.name] += 1
     try:
         target.read(bytes(data), draw, folder)
-    except DataError as error:
+    except (ConfigError, DataError) as error:
         outcome.refused += 1
         if not str(error).strip():
             outcome.faults.append(f"--seed {seed} --only {number} ({target.name}): a refusal without a reason")

@@ -60,6 +60,19 @@ def _swap_text(draw: random.Random, data: bytearray) -> None:
     data[at : at + 1] = draw.choice(tokens)
 
 
+def _swap_yaml(draw: random.Random, data: bytearray) -> None:
+    """Another value, or YAML's own signs, where a word or a number began."""
+    tokens = (
+        *(b"null", b"~", b".nan", b"-.inf", b"1e999", b"010", b"0x1F", b"1_0", b"12:30", b"2024-01-01", b"9" * 5000),
+        *(b"[]", b"{}", b"[[", b"[" * 3000, b"'", b'"', b"|", b">-", b"? ", b"- ", b": ", b"#", b"\t", b"\r"),
+        *(b"&a ", b"*a", b"<<: ", b"!!python/name:os.system ", b"!!binary ", b"!!set "),
+        *(b"%YAML 9.9\n", b"---\n", b"\xef\xbb\xbf"),
+    )
+    places = [at for at in range(1, len(data)) if data[at - 1] in b" \n" and data[at] not in b" \n"] or [0]
+    at = draw.choice(places)
+    data[at : at + draw.choice((0, 1, 3))] = draw.choice(tokens)
+
+
 MUTATIONS: tuple[Mutation, ...] = (
     _flip_bits, _flip_bits, _set_number, _set_number, _set_number_near_the_start, _cut, _remove, _repeat, _move,
     _insert_noise,
@@ -67,3 +80,4 @@ MUTATIONS: tuple[Mutation, ...] = (
 
 
 JSON_MUTATIONS: tuple[Mutation, ...] = (*MUTATIONS, _swap_text, _swap_text, _swap_text)
+YAML_MUTATIONS: tuple[Mutation, ...] = (*MUTATIONS, _swap_yaml, _swap_yaml, _swap_yaml, _swap_yaml)
