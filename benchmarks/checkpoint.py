@@ -15,6 +15,7 @@ import shutil
 import statistics
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -156,7 +157,9 @@ class Blocks:
         self.copy_gb_per_s: list[float] = []
         self.memcpy_gb_per_s: list[float] = []
         self.state_bytes = 0
-        self._group = dist.new_group(backend="gloo")  # DCP's thread talks over one of its own
+        group = dist.new_group(backend="gloo")  # DCP's thread talks over one of its own
+        assert isinstance(group, dist.ProcessGroup)
+        self._group = group
         self._real_save = hooks.save
         hooks.save = lambda position, tally: None
 
@@ -201,6 +204,7 @@ class Blocks:
     def ours(self) -> tuple[float, Callable[[], Any]]:
         """The run's own hook: its share of the state and the copy; not the comparison of weights before it."""
         import disttrain.training.run
+        from disttrain.checkpoint.state import rank_shard
 
         writer = self.hooks.checkpointing.writer
         stall_s = 0.0
@@ -225,7 +229,7 @@ class Blocks:
             self.copy_gb_per_s.append(self._copied / (time.perf_counter() - began) / 1e9)
 
         with (
-            mock.patch.object(disttrain.training.run, "rank_shard", stalling(disttrain.training.run.rank_shard)),
+            mock.patch.object(disttrain.training.run, "rank_shard", stalling(rank_shard)),
             mock.patch.object(writer, "save", stalling(writer.save)),
             mock.patch.object(writer._copy, "take", take),
         ):
@@ -257,6 +261,7 @@ class Blocks:
         model_state, optimizer_state = get_state_dict(self.parts.model, self.parts.optimizer)
         state = {"model": model_state, "optimizer": optimizer_state}
         future = dcp.async_save(state, checkpoint_id=str(self.folder / "dcp"), process_group=self._group)
+        assert isinstance(future, Future)
         return time.perf_counter() - began, future.result
 
 

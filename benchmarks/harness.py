@@ -143,7 +143,7 @@ def alternate(subjects: Mapping[str, Measure], rounds: int, warm_up: int = 1) ->
     """Each subject's measurements, one a round: A B, B A, A B, ..., after rounds that are not counted."""
     measured: dict[str, list[float]] = {name: [] for name in subjects}
     for number in range(-warm_up, rounds):
-        for name in list(subjects) if number % 2 == 0 else reversed(subjects):
+        for name in list(subjects) if number % 2 == 0 else reversed(list(subjects)):
             value = subjects[name]()
             if number >= 0:
                 measured[name].append(value)

@@ -208,8 +208,8 @@ def measure_shares(parts: Any, hooks: Any, check_every: int, step_s: float) -> d
 
 def watching_cpu_s() -> float:
     """Processor seconds of this process's threads that publish where it stands and watch the others."""
-    watching = [one for one in threading.enumerate() if one.name in ("watchdog", "heartbeat") and one.ident]
-    return sum(time.clock_gettime(time.pthread_getcpuclockid(one.ident)) for one in watching)  # in ns, not in ticks
+    watching = [one.ident for one in threading.enumerate() if one.name in ("watchdog", "heartbeat") and one.ident]
+    return sum(time.clock_gettime(time.pthread_getcpuclockid(ident)) for ident in watching)  # in ns, not in ticks
 
 
 if __name__ == "__main__":

@@ -119,7 +119,8 @@ def run_rank(arguments: argparse.Namespace, scratch: Path) -> None:
         plan = parts.pipeline.plan
         assert plan.steps_per_epoch == arguments.steps, "--steps x --global-batch-size exceeds the training samples"
         ours = Ours(parts, position, hooks)
-        subjects = {"disttrain": ours, "by hand": ByHand(parts, config.optim, config.train.seed)}
+        by_hand = ByHand(parts, config.optim, config.train.seed)
+        subjects: dict[str, Callable[[list[float]], None]] = {"disttrain": ours, "by hand": by_hand}
         blocks: dict[str, list[Block]] = {name: [] for name in subjects}
 
         def measure(name: str) -> Callable[[], float]:

@@ -73,7 +73,9 @@ class RunTimes:
         if report.failed and test not in self.failed:
             self.failed.append(test)
         if report.when == "teardown":
-            self.cpu_s[test] += sum(value for name, value in report.user_properties if name == "cpu_s")
+            self.cpu_s[test] += sum(
+                value for name, value in report.user_properties if name == "cpu_s" and isinstance(value, float)
+            )
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         files: dict[str, list[str]] = defaultdict(list)

@@ -115,10 +115,10 @@ class Commands:
         self._started.append(running)
         return running
 
-    def run(self, argv: Sequence[str | Path], timeout_s: float = _HANG_S, **variables: str) -> Ended:
+    def run(self, argv: Sequence[str | Path], timeout_s: float = _HANG_S, /, **variables: str) -> Ended:
         return self.start(argv, **variables).wait(timeout_s)
 
-    def succeed(self, argv: Sequence[str | Path], timeout_s: float = _HANG_S, **variables: str) -> Ended:
+    def succeed(self, argv: Sequence[str | Path], timeout_s: float = _HANG_S, /, **variables: str) -> Ended:
         """`run`, and the exit code must be 0."""
         ended = self.run(argv, timeout_s, **variables)
         assert ended.code == 0, ended.stderr[-6000:]

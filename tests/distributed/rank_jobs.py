@@ -16,15 +16,11 @@ import traceback
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from unittest import mock
 
-import rank_checkpoints
-import rank_parts
-import rank_verify
 import torch
 import torch.distributed as dist
-from rank_observer import Observer, save_weights
 
 import disttrain
 import disttrain.inference.evaluate_model
@@ -40,6 +36,15 @@ from disttrain.inference.evaluate_model import evaluate_model_dir
 from disttrain.launch.env import RankEnv
 from disttrain.log import log
 from disttrain.training.prepare import Request
+
+if TYPE_CHECKING:  # as the tests import them
+    from . import rank_checkpoints, rank_parts, rank_verify
+    from .rank_observer import Observer, save_weights
+else:  # as a script finds what lies beside it
+    import rank_checkpoints
+    import rank_parts
+    import rank_verify
+    from rank_observer import Observer, save_weights
 
 TIMEOUT_S = 30.0
 

@@ -18,7 +18,9 @@ from torch.utils.hooks import RemovableHandle
 
 import disttrain
 import disttrain.inference.evaluate_model
+import disttrain.loop
 import disttrain.training.assemble
+import disttrain.training.prepare
 import disttrain.training.run
 from disttrain.data.pipeline import GlobalBatch, MicroBatch, TrainPipeline
 from disttrain.loop import Parts, Position
@@ -43,8 +45,8 @@ class Observer:
     def watching(self) -> Iterator[None]:
         observer = self
         real_prepare, real_train, real_all_reduce = (
-            disttrain.training.run.prepare,
-            disttrain.training.run.train,
+            disttrain.training.prepare.prepare,
+            disttrain.loop.train,
             dist.all_reduce,
         )
 

@@ -75,7 +75,7 @@ class DamagedNet(PlanesNetCnn):
         return super().forward(images)
 
 
-class Points(torch.utils.data.Dataset):
+class Points(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
     """Floats [2] in two classes; with `noise` its own random augmentation, from all three usual generators."""
 
     classes = ("inside", "outside")

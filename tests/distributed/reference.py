@@ -40,6 +40,7 @@ def train_alone(
     model.load_state_dict(run.initial())
     several, single = ([p for p in model.parameters() if (p.ndim >= 2) is wanted] for wanted in (True, False))
     stepper = optimizer(several, single)
+    assert arrays.is_test is not None
     train_ids = np.flatnonzero(~arrays.is_test)
     pixels = arrays.images[train_ids].astype(np.float64)
     mean, std = (f(pixels, axis=(0, 2, 3), keepdims=True)[0] for f in (np.mean, np.std))

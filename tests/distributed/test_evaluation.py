@@ -28,7 +28,9 @@ def trained(ranks: RankPool, world_size: int = 1, **model: Any) -> Run:
     )
 
 
-def evaluate(ranks: RankPool, run: Run, world_size: int, test: int, split: str = "test") -> tuple[dict, list[int]]:
+def evaluate(
+    ranks: RankPool, run: Run, world_size: int, test: int, split: str = "test"
+) -> tuple[dict[str, Any], list[int]]:
     """The result, the same on every rank, and the ids that all ranks together looked at."""
     kwargs = {"train": TRAIN + TEST - test, "test": test}
     model_dir = str(run.folder / "run" / "model")

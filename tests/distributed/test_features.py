@@ -25,7 +25,7 @@ BATCH_NORM = {**CNN, "kwargs": {"batch_norm": True}}
 DATA = {"name": "rank_parts:planes", "kwargs": {"train": TRAIN, "test": 20}, "split": "official"}
 SGD = {"name": "sgd", "lr": 0.05, "momentum": 0.9, "nesterov": True, "weight_decay": 0.01}
 ADAMW = {"name": "adamw", "lr": 2e-3, "beta1": 0.8, "beta2": 0.95, "weight_decay": 0.05}
-MLP = {"model": {"name": "mnist_mlp"}, "data": {**DATA, "name": "rank_parts:digits"}}
+MLP: dict[str, Any] = {"model": {"name": "mnist_mlp"}, "data": {**DATA, "name": "rank_parts:digits"}}
 MLP_SHAPES = {"hidden.weight": (512, 784), "hidden.bias": (512,), "head.weight": (10, 512), "head.bias": (10,)}
 MLP_VALUES = sum(math.prod(shape) for shape in MLP_SHAPES.values())
 
@@ -142,13 +142,13 @@ def test_fp16_overflow_on_one_rank_skips_the_step_on_all(ranks: RankPool, micro_
     agree(run)
 
 
-def one_cycle(total: int, **how: float) -> list[float]:
+def one_cycle(total: int, pct_start: float) -> list[float]:
     """torch's own OneCycleLR."""
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.05, total, final_div_factor=1e9, **how)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.05, total, final_div_factor=1e9, pct_start=pct_start)
     rates = []
     for _ in range(total):
-        rates.append(schedule.get_last_lr()[0])
+        rates.append(float(schedule.get_last_lr()[0]))
         optimizer.step()
         schedule.step()
     return rates

@@ -114,7 +114,7 @@ def test_a_timeline_tells_of_every_bucket(ranks: RankPool) -> None:
 
 
 def test_a_run_repeated_gives_the_same_bits(ranks: RankPool) -> None:
-    sections = {"comm": {"timeout_s": 61.0}}  # else the pool would not train it again
+    sections: dict[str, Any] = {"comm": {"timeout_s": 61.0}}  # else the pool would not train it again
     assert identical(
         train(ranks, "horovod", world_size=3).final(), train(ranks, "horovod", world_size=3, **sections).final()
     )

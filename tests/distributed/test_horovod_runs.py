@@ -120,7 +120,7 @@ def test_a_run_begun_with_ddp_goes_on_with_horovod_when_told_to(commands: Comman
 def test_a_network_with_an_unused_parameter_trains_and_its_model_can_be_used(commands: Commands) -> None:
     commands.write("parts.py", BIASED)
     config = commands.write("config.yaml", SMALL)
-    argv = [*DISTTRAIN, "train", config, HOROVOD, "train.max_steps=8", "batch.global_batch_size=20"]
+    argv: list[str | Path] = [*DISTTRAIN, "train", config, HOROVOD, "train.max_steps=8", "batch.global_batch_size=20"]
     commands.succeed([*argv, "--workers", "2", "--run-dir", "run", "comm.cycle_time_ms=2.5", "comm.fusion_mib=0.5"])
     result = json.loads((commands.folder / "run/result.json").read_text())
     ended = commands.succeed([*DISTTRAIN, "evaluate", "run/model", "--workers", "2", "--allow-code"])

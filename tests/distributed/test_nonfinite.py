@@ -42,7 +42,8 @@ train: {max_steps: 24, log_every_steps: 1}
 def train(commands: Commands, name: str, bad: str, *more: str, workers: int = 2) -> tuple[Ended, Path]:
     commands.write("parts.py", MODULE)
     run_dir = commands.folder / name
-    argv = [*DISTTRAIN, "train", commands.write("config.yaml", CONFIG), f"data.kwargs={{bad: {BAD[bad]}}}"]
+    config = commands.write("config.yaml", CONFIG)
+    argv: list[str | Path] = [*DISTTRAIN, "train", config, f"data.kwargs={{bad: {BAD[bad]}}}"]
     return commands.run([*argv, *more, "--workers", str(workers), "--run-dir", run_dir]), run_dir
 
 

@@ -43,8 +43,8 @@ def test_predictions_are_the_same_bytes_for_one_two_and_three_workers(
     written = []
     for workers in (1, 2, 3):
         name = f"{workers}.csv"
-        command = [*DISTTRAIN, "predict", model_dir, *inputs, "--workers", str(workers), "--output", name]
-        ended = commands.run(command)
+        command: list[str | Path] = [*DISTTRAIN, "predict", model_dir, *inputs, "--workers", str(workers)]
+        ended = commands.run([*command, "--output", name])
         assert ended.code == 3, ended.stderr  # two of the images could not be read
         assert ended.stderr.count("2 of 63 images could not be read") == 1
         written.append((commands.folder / name).read_bytes())

@@ -96,12 +96,12 @@ def test_a_compiled_network_resumes_to_the_same_bits(commands: Commands) -> None
     """One rank, and steps of one size: compiling takes long."""
     more = ["model.compile=true", "batch.global_batch_size=32", "train.max_steps=10", "train.eval_every_epochs=0"]
     whole, run_dir = commands.folder / "whole", commands.folder / "killed"
-    commands.succeed(command(whole, 1, *more), timeout_s=300)
+    commands.succeed(command(whole, 1, *more), 300)
     running = commands.start(command(run_dir, 1, *more))
     running.poll((run_dir / "checkpoints/latest").exists, "a checkpoint", timeout_s=300)
     running.process.kill()
     running.wait()
-    assert "goes on from step" in commands.succeed(command(run_dir, 1, *more), timeout_s=300).stderr
+    assert "goes on from step" in commands.succeed(command(run_dir, 1, *more), 300).stderr
     assert sha256(run_dir) == sha256(whole)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from unit.helpers import SCENES, chips, png
+from unit.helpers import SCENES, chips, image_arrays, not_none, png
 
 from disttrain.data.decode import UnreadableImage, decode_image
 from disttrain.data.image_store import ImageStore
@@ -75,15 +75,15 @@ def test_a_zip_with_backslashes_has_folders(tmp_path: Path) -> None:
     source = as_zip(tmp_path / "r.zip", {**files, "__MACOSX\\top\\cat\\._1.png": b"junk"})
     assert opened(source).class_names == CAT_DOG
     plain = opened(as_folder(tmp_path / "r", below("top", *CAT_DOG)))
-    assert np.array_equal(opened(source).samples.images, plain.samples.images)
+    assert np.array_equal(image_arrays(opened(source)).images, image_arrays(plain).images)
 
 
 def test_a_planesnet_zip_with_backslashes_has_labels_and_scenes(tmp_path: Path) -> None:
     made = {name: png(image) for name, image in chips(9).items()}
     source = as_zip(tmp_path / "p.zip", {f"planesnet\\{name}": content for name, content in made.items()})
     dataset = opened(source, "planesnet")
-    assert dataset.labels.tolist() == [int(name[0]) for name in made]
-    assert dataset.samples.scene_names == SCENES
+    assert not_none(dataset.labels).tolist() == [int(name[0]) for name in made]
+    assert image_arrays(dataset).scene_names == SCENES
 
 
 @pytest.mark.parametrize("start", ["./", "/", "../", "C:\\data\\"])
@@ -96,7 +96,7 @@ def test_a_name_that_comes_twice_in_a_zip_counts_once(tmp_path: Path, warnings: 
     source = as_zip(tmp_path / "r.zip", {**classes(*CAT_DOG), "./cat/0.png": picture(77)})
     dataset = opened(source)
     assert len(dataset.samples) == 6
-    assert np.array_equal(dataset.samples.images[0], decode_image(picture(77), (3, 6, 6)))
+    assert np.array_equal(image_arrays(dataset).images[0], decode_image(picture(77), (3, 6, 6)))
     assert "1 names that come again, of which the last one counts (cat/0.png)" in warnings()
 
 

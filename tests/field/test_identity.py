@@ -8,11 +8,13 @@ import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from unit.helpers import not_none
 
 import disttrain.data.cache as cache
 from disttrain.config import build_config
@@ -129,12 +131,12 @@ def test_a_file_rewritten_through_its_own_inode_is_read_anew(tmp_path: Path) -> 
     make_mnist(tmp_path / "other", 1)
     file = tmp_path / "data" / "train-labels-idx1-ubyte"
     os.utime(file, (1, 1))
-    before, labels = file_identity(file), opened("idx", tmp_path / "data").labels
+    before, labels = file_identity(file), not_none(opened("idx", tmp_path / "data").labels)
     with file.open("r+b") as opened_file:
         opened_file.write((tmp_path / "other" / file.name).read_bytes())
     os.utime(file, (1, 1))
     assert file_identity(file) != before
-    assert not np.array_equal(opened("idx", tmp_path / "data").labels, labels)
+    assert not np.array_equal(not_none(opened("idx", tmp_path / "data").labels), labels)
 
 
 def test_data_behind_a_link_is_the_same_data(tmp_path: Path) -> None:
@@ -164,7 +166,7 @@ def test_another_decoder_is_another_cache_entry(tmp_path: Path, monkeypatch: pyt
     assert len(list((tmp_path / "cache").iterdir())) == 2
 
 
-class Points(torch.utils.data.Dataset):
+class Points(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
     classes = ("left", "right")
 
     def __init__(self, count: int, seed: int, flip: int = -1, draws: bool = False) -> None:
@@ -179,7 +181,7 @@ class Points(torch.utils.data.Dataset):
         return self.x[index] + noise, int(self.x[index, 0] > 0) ^ (index == self.flip)
 
 
-def maps(train: object, test: object = None) -> dict:
+def maps(train: object, test: object = None) -> dict[str, Any]:
     return data_identity(dataset_from_maps(train, test, DataConfig()))
 
 
@@ -198,7 +200,9 @@ BEGUN = maps(Points(20, 1))
         (lambda: {**BEGUN, "fingerprint": "files:1"}, None),  # another placement: not to be compared
     ],
 )
-def test_what_differs_in_the_users_own_data_is_told(tmp_path: Path, now: Callable[[], dict], says: str | None) -> None:
+def test_what_differs_in_the_users_own_data_is_told(
+    tmp_path: Path, now: Callable[[], dict[str, Any]], says: str | None
+) -> None:
     (tmp_path / "manifest.json").write_text(json.dumps({"data": BEGUN}))
     if says is None:
         return check_same_data(tmp_path, now(), accept_changes=False)

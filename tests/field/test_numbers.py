@@ -151,6 +151,8 @@ class Root(nn.Module):
 class Averaged(nn.Module):
     """A buffer that is replaced in every pass, and one that is changed."""
 
+    average: torch.Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.layer = batchnorm_net()

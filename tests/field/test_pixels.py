@@ -195,7 +195,7 @@ def test_a_convolution_takes_no_rows_for_channels(name: str) -> None:
     assert build_model(ModelConfig(name=name), (3, 28, 28), 2)(torch.zeros(1, 3, 28, 28)).shape == (1, 2)
 
 
-class Red(torch.utils.data.Dataset):
+class Red(torch.utils.data.Dataset[tuple[np.ndarray, int]]):
     def __len__(self) -> int:
         return 8
 

@@ -100,7 +100,7 @@ def test_a_config_names_modules_of_the_working_directory_and_they_import_their_o
     assert import_object("fs_package.inner:found", "model.name")() == ("value", "Queue")
     assert sys.path == path
     with pytest.raises(ModuleNotFoundError):
-        import fs_optional  # noqa: F401 (a library that looks for an optional package)
+        __import__("fs_optional")  # as a library that looks for an optional package
 
 
 @pytest.mark.parametrize(

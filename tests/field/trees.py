@@ -119,7 +119,9 @@ def predicted(
     capsys.readouterr()
     try:
         plane: Any = Alone()
-        predict_files(model, [str(given)], output and str(output), "cpu", False, RankEnv.alone(), plane)
+        predict_files(
+            model, [str(given)], None if output is None else str(output), "cpu", False, RankEnv.alone(), plane
+        )
     except DisttrainError as error:
         message = str(error)
     text = output.read_text(errors="surrogateescape") if output else capsys.readouterr().out

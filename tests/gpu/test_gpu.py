@@ -172,8 +172,8 @@ def _transform(data: DataConfig, device: str, channels_last: bool = False) -> Im
 def test_sync_batchnorm_on_a_gpu_is_torchs_own() -> None:
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Sequential(nn.BatchNorm2d(8)))
     converted = synchronise_batchnorm(model, torch.device("cuda"))
-    assert isinstance(converted[1], nn.SyncBatchNorm)
-    assert isinstance(converted[2][0], nn.SyncBatchNorm)
+    assert isinstance(converted.get_submodule("1"), nn.SyncBatchNorm)
+    assert isinstance(converted.get_submodule("2.0"), nn.SyncBatchNorm)
 
 
 def test_a_network_with_sync_batchnorm_trains_on_a_gpu(train: Train) -> None:

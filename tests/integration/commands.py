@@ -84,7 +84,7 @@ def finish(process: subprocess.Popen[str], timeout_s: float = _TIMEOUT_S, began:
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         out, err = process.communicate()
-        pytest.fail(f"{process.args} was still running after {timeout_s:g} s. It has said:\n{out}\n{err}")
+        pytest.fail(f"{process.args!r} was still running after {timeout_s:g} s. It has said:\n{out}\n{err}")
     return Outcome(process.returncode, out, err, time.monotonic() - began)
 
 

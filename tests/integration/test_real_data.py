@@ -25,7 +25,15 @@ def disttrain(*arguments: str | Path) -> str:
 
 
 def train(config: str, data: Path, run_dir: Path) -> dict[str, Any]:
-    arguments = [f"configs/{config}.yaml", "--workers", "2", "--run-dir", run_dir, "--json", f"data.path={data}"]
+    arguments: list[str | Path] = [
+        f"configs/{config}.yaml",
+        "--workers",
+        "2",
+        "--run-dir",
+        run_dir,
+        "--json",
+        f"data.path={data}",
+    ]
     result: dict[str, Any] = json.loads(disttrain("train", *arguments))
     return result
 

@@ -10,12 +10,16 @@ import sys
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image
 
 from disttrain.config.sections import DataConfig
+from disttrain.data.base import Dataset, ImageArrays
 from disttrain.data.image_store import ImageStore
+
+T = TypeVar("T")
 
 SCENES = ("20160101_180000_0001", "20160202_180000_0002", "20160303_180000_0003")
 
@@ -56,7 +60,7 @@ def store_of(tmp_path: Path, kind: str, files: Mapping[str, bytes]) -> ImageStor
     return ImageStore(write_folder(tmp_path / "f", files) if kind == "folder" else write_zip(tmp_path / "f.zip", files))
 
 
-def planesnet_json(made: Mapping[str, np.ndarray]) -> dict[str, list]:
+def planesnet_json(made: Mapping[str, np.ndarray]) -> dict[str, list[Any]]:
     """The same chips as the published JSON file has them."""
     return {
         "data": [image.transpose(2, 0, 1).reshape(-1).tolist() for image in made.values()],
@@ -93,6 +97,17 @@ def gzipped(files: Mapping[str, bytes]) -> dict[str, bytes]:
 
 def data_config(path: Path | str | None = None, **fields: object) -> DataConfig:
     return DataConfig.model_validate({"path": None if path is None else str(path), **fields})
+
+
+def not_none(value: T | None) -> T:
+    assert value is not None
+    return value
+
+
+def image_arrays(dataset: Dataset) -> ImageArrays:
+    """The samples of a dataset of images that are decoded beforehand."""
+    assert isinstance(dataset.samples, ImageArrays)
+    return dataset.samples
 
 
 def run_python(code: str, *arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:

@@ -26,8 +26,13 @@ def test_a_folder_that_could_not_be_filled_leaves_the_older_one(tmp_path: Path) 
     target = tmp_path / "model"
     target.mkdir()
     (target / "old").touch()
+
+    def fill(folder: Path) -> None:
+        (folder / "half").touch()
+        (folder / "half" / "file").touch()
+
     with pytest.raises(NotADirectoryError), replacing_folder(target) as beside:
-        (beside / "half" / "file").write_text(str((beside / "half").touch()))
+        fill(beside)
     assert names(tmp_path) == ["model"]
     assert names(target) == ["old"]
 

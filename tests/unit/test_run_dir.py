@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from disttrain.config import build_config, load_config
+from disttrain.config import Config, build_config, load_config
 from disttrain.errors import ConfigError
 from disttrain.files import write_atomically, write_json
 from disttrain.run_dir import check_run_dir, claim_run_dir, default_run_dir, load_result
@@ -16,11 +17,11 @@ from disttrain.run_dir import check_run_dir, claim_run_dir, default_run_dir, loa
 CONFIG = build_config({"train": {"epochs": 3}})
 
 
-def claim(run_dir: Path, config=CONFIG, resume: str = "auto") -> None:
+def claim(run_dir: Path, config: Config = CONFIG, resume: str = "auto") -> None:
     claim_run_dir(run_dir, config, resume).close()
 
 
-def refused(run_dir: Path, config=CONFIG, resume: str = "auto") -> str:
+def refused(run_dir: Path, config: Config = CONFIG, resume: str = "auto") -> str:
     with pytest.raises(ConfigError) as error:
         check_run_dir(run_dir, config, resume)
     return str(error.value)
@@ -57,7 +58,7 @@ def test_the_run_of_another_config_is_not_touched_and_the_difference_is_told(tmp
         {"comm": {"timeout_s": 5.0}},
     ],
 )
-def test_what_does_not_change_the_result_may_differ(tmp_path: Path, section: dict) -> None:
+def test_what_does_not_change_the_result_may_differ(tmp_path: Path, section: dict[str, Any]) -> None:
     claim(tmp_path, CONFIG, "auto")
     check_run_dir(tmp_path, build_config({"train": {"epochs": 3}, **section}), "auto")
 
@@ -134,7 +135,7 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
         ("{}", None),
     ],
 )
-def test_only_a_finished_run_has_a_result(tmp_path: Path, content: str | None, expected: dict | None) -> None:
+def test_only_a_finished_run_has_a_result(tmp_path: Path, content: str | None, expected: dict[str, Any] | None) -> None:
     if content is not None:
         (tmp_path / "result.json").write_text(content)
     assert load_result(tmp_path) == expected

@@ -10,9 +10,13 @@ from disttrain.comm.shard_statistics import ShardStatistics
 from disttrain.comm.tree_exchange import TreeExchange
 from disttrain.errors import ConfigError
 
+from ..helpers import not_none
+
 
 class Net(nn.Module):
     """BatchNorm, and a buffer that counts forward passes where it is asked to."""
+
+    calls: torch.Tensor
 
     def __init__(self, counts: bool) -> None:
         super().__init__()
@@ -41,7 +45,7 @@ def test_statistics_move_by_the_mean_over_the_shards_that_have_samples() -> None
     statistics.finish()
     expected = 0.1 * torch.stack([one.mean(0) for at, one in enumerate(shards()) if at != 1]).mean(0)
     torch.testing.assert_close(net.norm.running_mean, expected)
-    assert net.norm.num_batches_tracked.item() == 1
+    assert not_none(net.norm.num_batches_tracked).item() == 1
 
 
 def test_a_network_with_another_state_is_refused_in_the_first_shard() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -150,7 +151,7 @@ EVERYTHING_ELSE = {
 
 
 @pytest.mark.parametrize("values", [{}, EVERYTHING_ELSE], ids=["defaults", "everything else"])
-def test_a_rendered_config_loads_as_the_same_config(tmp_path: Path, values: dict) -> None:
+def test_a_rendered_config_loads_as_the_same_config(tmp_path: Path, values: dict[str, Any]) -> None:
     config = build_config(values)
     assert load(tmp_path, render_yaml(config)) == config
 
@@ -177,7 +178,7 @@ def test_differences_list_each_field_with_both_values() -> None:
 
 def test_a_config_cannot_be_changed_after_it_was_checked() -> None:
     with pytest.raises(ValueError, match="frozen"):
-        Config().train.epochs = 3
+        Config().train.epochs = 3  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("file", sorted((Path(__file__).parents[3] / "configs").glob("*.yaml")), ids=lambda f: f.name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from pydantic.fields import FieldInfo
 
 from disttrain.config.reference import render_reference, render_schema
 from disttrain.config.sections import Config
@@ -17,7 +18,7 @@ FIELDS = [
 
 
 @pytest.mark.parametrize(("section", "name", "field"), FIELDS, ids=[f"{s}.{n}" for s, n, _ in FIELDS])
-def test_every_field_has_a_docstring_that_the_reference_shows(section: str, name: str, field) -> None:
+def test_every_field_has_a_docstring_that_the_reference_shows(section: str, name: str, field: FieldInfo) -> None:
     assert field.description
     assert field.description.rstrip()[-1] in ".)"
     reference = render_reference()

@@ -182,7 +182,7 @@ def test_jobs_that_build_the_same_entry_at_once_all_get_it_whole(tmp_path: Path,
 
 @pytest.mark.parametrize("damaged", [False, True])
 def test_an_entry_that_another_job_has_published_meanwhile_is_kept(tmp_path: Path, damaged: bool) -> None:
-    published = []
+    published: list[int] = []
 
     def build(folder: Path) -> ImageArrays:
         cached_arrays(["k"], str(tmp_path), True, Builder())  # the other job, faster

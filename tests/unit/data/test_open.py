@@ -16,7 +16,7 @@ from disttrain.data.base import Dataset, ImageArrays
 from disttrain.data.open import dataset_from_maps, open_dataset
 from disttrain.errors import ConfigError, DataError
 
-from ..helpers import data_config
+from ..helpers import data_config, not_none
 
 Write = Callable[[str], str]
 
@@ -80,6 +80,7 @@ def test_a_function_may_return_a_map_style_dataset(user_module: Write) -> None:
     dataset = opened(f"{user_module(MAPS)}:one", test_fraction=0.2, val_fraction=0.2)
     assert np.array_equal(np.sort(np.concatenate(list(dataset.splits.values()))), np.arange(50))
     assert min(map(len, dataset.splits.values())) >= 3
+    assert not isinstance(dataset.samples, ImageArrays)
     assert (dataset.class_names, dataset.samples[3]) == (("a", "b"), (3.0, 1))
 
 
@@ -88,6 +89,7 @@ def test_a_function_may_return_training_and_test_data(user_module: Write) -> Non
     assert dataset.splits["test"].tolist() == list(range(50, 57))
     assert np.array_equal(np.sort(np.concatenate([dataset.splits["train"], dataset.splits["val"]])), np.arange(50))
     assert len(dataset.samples) == 57
+    assert not isinstance(dataset.samples, ImageArrays)
     assert [dataset.samples[k][0] for k in (0, 49, 50, 56)] == [0.0, 49.0, 0.0, 6.0]
 
 
@@ -163,7 +165,7 @@ def test_drawn_planes_are_a_dataset_split_by_scene(tmp_path: Path) -> None:
     dataset = opened("synthetic_planes", **fields)
     assert isinstance(dataset.samples, ImageArrays)
     assert dataset.samples.images.shape == (300, 3, 20, 20)
-    scenes = dataset.samples.scenes
+    scenes = not_none(dataset.samples.scenes)
     assert not set(scenes[dataset.splits["train"]]) & set(scenes[dataset.splits["test"]])
     assert opened("synthetic_planes", **fields).fingerprint == dataset.fingerprint
 

@@ -30,9 +30,9 @@ def test_an_epoch_holds_every_sample_once(count: int) -> None:
 def test_the_order_depends_on_nothing_but_its_arguments() -> None:
     first = epoch_order(1, 2, 500)
     np.random.seed(99)
-    state = np.random.get_state()[1].copy()
+    state = np.random.get_state(legacy=False)["state"]["key"].copy()
     assert np.array_equal(epoch_order(1, 2, 500), first)
-    assert np.array_equal(np.random.get_state()[1], state)
+    assert np.array_equal(np.random.get_state(legacy=False)["state"]["key"], state)
 
 
 def test_each_seed_and_epoch_has_its_own_order() -> None:

@@ -18,7 +18,7 @@ from disttrain.data.stream import StreamedSamples
 from disttrain.data.transform import Augmentation, ImageTransform
 from disttrain.errors import DataError
 
-from ..helpers import data_config
+from ..helpers import data_config, image_arrays
 
 CPU = torch.device("cpu")
 COUNT = 53
@@ -100,12 +100,12 @@ def test_the_samples_of_a_step_do_not_depend_on_ranks_or_micro_batches() -> None
 
 
 def test_inputs_and_targets_belong_to_their_ids() -> None:
-    made = dataset()
-    source = InMemorySamples(torch.from_numpy(made.samples.images), torch.from_numpy(made.samples.labels), None, CPU)
+    made = image_arrays(dataset())
+    source = InMemorySamples(torch.from_numpy(made.images), torch.from_numpy(made.labels), None, CPU)
     for _, micro_batches in steps(pipeline(source, micro=4)):
         for one in micro_batches:
-            assert np.array_equal(one.inputs.numpy(), made.samples.images[one.ids.numpy()])
-            assert np.array_equal(one.targets.numpy(), made.samples.labels[one.ids.numpy()])
+            assert np.array_equal(one.inputs.numpy(), made.images[one.ids.numpy()])
+            assert np.array_equal(one.targets.numpy(), made.labels[one.ids.numpy()])
 
 
 @pytest.mark.parametrize("placement", ["device", "stream"])
@@ -141,22 +141,20 @@ def test_every_evaluation_sample_is_on_one_rank_and_not_augmented(world_size: in
     mean, std = channel_statistics(made)
     plain = ImageTransform(mean, std, Augmentation(), 0, CPU)
     for batch in batches:
-        images = torch.from_numpy(made.samples.images[batch.ids.numpy()])
+        images = torch.from_numpy(image_arrays(made).images[batch.ids.numpy()])
         assert torch.equal(batch.inputs, plain(images, batch.ids, None))
 
 
 def test_tensors_beyond_the_budget_are_streamed() -> None:
     tensors = TensorDataset(torch.zeros(300, 1024), torch.zeros(300, dtype=torch.int64))  # 1.2 MiB
     made = Dataset(tensors, dataset().splits, (), "")
-    kinds = {
-        kind: type(build_samples(made, data_config(**fields), None, CPU, 0))
-        for kind, fields in {
-            "fits": {"device_budget_mib": 2},
-            "too large": {"device_budget_mib": 1},
-            "wanted": {"device_budget_mib": 1, "placement": "device"},
-            "not wanted": {"placement": "stream"},
-        }.items()
+    cases: dict[str, dict[str, Any]] = {
+        "fits": {"device_budget_mib": 2},
+        "too large": {"device_budget_mib": 1},
+        "wanted": {"device_budget_mib": 1, "placement": "device"},
+        "not wanted": {"placement": "stream"},
     }
+    kinds = {kind: type(build_samples(made, data_config(**fields), None, CPU, 0)) for kind, fields in cases.items()}
     memory = InMemorySamples
     assert kinds == {"fits": memory, "too large": StreamedSamples, "wanted": memory, "not wanted": StreamedSamples}
 
@@ -184,7 +182,9 @@ class RandomItems:
         return torch.tensor([random.random(), np.random.rand(), torch.rand(1).item(), float(index)]), index % 4
 
 
-def random_batches(workers: int, rank: int = 0, world_size: int = 1, epoch: int | None = 0) -> dict[int, tuple]:
+def random_batches(
+    workers: int, rank: int = 0, world_size: int = 1, epoch: int | None = 0
+) -> dict[int, tuple[float, ...]]:
     made = Dataset(RandomItems(), dataset().splits, (), "")
     source = StreamedSamples(made, data_config(loader_workers=workers), None, CPU, 3)
     if epoch is None:
@@ -212,8 +212,8 @@ def test_a_users_own_random_augmentation_changes_with_the_epoch_and_not_in_evalu
 def test_loading_in_the_training_process_leaves_its_generators_alone() -> None:
     import random
 
-    def state() -> tuple:
-        return random.getstate(), np.random.get_state()[1].tolist()
+    def state() -> tuple[Any, Any]:
+        return random.getstate(), np.random.get_state(legacy=False)["state"]["key"].tolist()
 
     before = state()
     random_batches(0)

@@ -19,7 +19,7 @@ def plan(samples: int, ranks: int, batch: int, micro: int | None, shards: int) -
 def all_shares(one: ShardedPlan) -> list[list[tuple[int, list[range]]]]:
     """Per step the shards of all ranks, in the order of the ranks."""
     return [
-        [tuple(share) for rank in range(one.world_size) for share in one.shares(step, rank)]
+        [(share.number, share.micro_ranges) for rank in range(one.world_size) for share in one.shares(step, rank)]
         for step in range(one.steps_per_epoch)
     ]
 

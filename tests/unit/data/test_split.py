@@ -11,7 +11,7 @@ from disttrain.data.base import ImageArrays
 from disttrain.data.split import assign_splits, build_splits, check_training_split, sample_fractions, unit_hash
 from disttrain.errors import ConfigError, DataError
 
-from ..helpers import data_config
+from ..helpers import data_config, not_none
 
 
 def arrays(count: int, scenes: int | None = None, test: int | None = None) -> ImageArrays:
@@ -43,7 +43,7 @@ def test_no_scene_is_on_two_sides() -> None:
     data = data_config(split="scene", test_fraction=0.3, val_fraction=0.3)
     made = arrays(400, scenes=40)
     splits = build_splits(data, made)
-    sides = [set(made.scenes[ids].tolist()) for ids in splits.values()]
+    sides = [set(not_none(made.scenes)[ids].tolist()) for ids in splits.values()]
     assert sum(map(len, sides)) == len(set.union(*sides)) == 40
 
 
@@ -59,8 +59,9 @@ def test_more_scenes_or_samples_move_no_earlier_one() -> None:
     for kind in ("scene", "random"):
         data = data_config(split=kind, test_fraction=0.3, val_fraction=0.1)
         sides = [
-            {(made.scene_names[made.scenes[k]], k)[kind == "random"]: side for side, ids in parts.items() for k in ids}
+            {(made.scene_names[scenes[k]], k)[kind == "random"]: side for side, ids in parts.items() for k in ids}
             for made, parts in ((small, build_splits(data, small)), (large, build_splits(data, large)))
+            for scenes in [not_none(made.scenes)]
         ]
         assert sides[0].items() <= sides[1].items()
 

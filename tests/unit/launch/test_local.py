@@ -8,9 +8,11 @@ from types import SimpleNamespace
 
 import pytest
 from torch.distributed import run as torchrun
+from torch.distributed.elastic.rendezvous.dynamic_rendezvous import DynamicRendezvousHandler
 
 from disttrain.errors import ConfigError
 from disttrain.launch import local
+from disttrain.launch.agent.rendezvous import RoundRendezvous
 
 
 @pytest.mark.parametrize(
@@ -76,4 +78,7 @@ def test_a_job_waits_a_short_while_for_more_nodes_unless_the_user_says_otherwise
     agent = local._build_agent([*place, *given, "--max-restarts", "3", "--module", "disttrain"], notice_s=7)
     spec = agent.get_worker_group().spec
     assert spec.max_restarts == 3
-    assert spec.rdzv_handler._handler.settings.timeout.last_call.total_seconds() == seconds
+    assert isinstance(spec.rdzv_handler, RoundRendezvous)
+    handler = spec.rdzv_handler._handler
+    assert isinstance(handler, DynamicRendezvousHandler)
+    assert handler.settings.timeout.last_call.total_seconds() == seconds

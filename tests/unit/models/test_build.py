@@ -84,8 +84,8 @@ def test_our_networks_take_dropout_and_their_own_arguments(name: str) -> None:
 
 def test_a_users_function_gets_what_it_has_parameters_for(user_module: Write) -> None:
     name = user_module(USERS)
-    assert build(f"{name}:small", kwargs={"width": 7})[1].out_features == 7
-    assert build(f"{name}:with_dropout", dropout=0.25)[1].p == 0.25
+    assert build(f"{name}:small", kwargs={"width": 7}).get_submodule("1").out_features == 7
+    assert build(f"{name}:with_dropout", dropout=0.25).get_submodule("1").p == 0.25
     assert build(f"{name}:fixed", classes=5)(torch.zeros(1, 3, 3, 3)).shape == (1, 5)
 
 

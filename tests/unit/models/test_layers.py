@@ -13,7 +13,7 @@ def test_pixels_that_are_equal_to_float_rounding_share_the_gradient() -> None:
     read_out = ReadOut(4, 2, dropout=0.0).double()
     features = torch.randn(1, 4, 3, 3, dtype=torch.float64)
     features[:, :, 1, 1] = features[:, :, 2, 0] = 3.0
-    gradients = []
+    gradients: list[torch.Tensor] = []
     for difference in (1e-7, -1e-7):
         inputs = features.clone()
         inputs[:, :, 1, 1] += difference
@@ -21,7 +21,8 @@ def test_pixels_that_are_equal_to_float_rounding_share_the_gradient() -> None:
         read_out(inputs)[0, 0].backward()
         assert inputs.grad is not None
         gradients.append(inputs.grad)
-    assert torch.allclose(*gradients, rtol=0, atol=1e-6 * float(gradients[0].norm()))
+    plus, minus = gradients
+    assert torch.allclose(plus, minus, rtol=0, atol=1e-6 * float(plus.norm()))
 
 
 def test_the_largest_pixel_counts_more_than_the_mean() -> None:

@@ -24,7 +24,11 @@ def test_cross_entropy_is_summed_over_samples(smoothing: float) -> None:
 def test_a_users_mean_and_its_losses_per_sample_give_the_same_sum() -> None:
     expected = functional.cross_entropy(OUTPUTS, TARGETS, reduction="sum")
     for reduction in ("mean", "none"):
-        loss = build_loss(0.1, lambda o, t, reduction=reduction: functional.cross_entropy(o, t, reduction=reduction))
+
+        def users(o: torch.Tensor, t: torch.Tensor, reduction: str = reduction) -> torch.Tensor:
+            return functional.cross_entropy(o, t, reduction=reduction)
+
+        loss = build_loss(0.1, users)
         assert torch.allclose(loss(OUTPUTS, TARGETS), expected)
 
 

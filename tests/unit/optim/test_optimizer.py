@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -72,8 +72,8 @@ def test_a_step_beyond_the_end_keeps_the_last_rate() -> None:
 
 
 @pytest.mark.parametrize(("scaling", "expected"), [("none", 0.1), ("linear", 0.4), ("sqrt", 0.2)])
-def test_the_rate_follows_the_global_batch_size(scaling: str, expected: float) -> None:
-    reference = {} if scaling == "none" else {"reference_batch_size": 64}
+def test_the_rate_follows_the_global_batch_size(scaling: Literal["none", "linear", "sqrt"], expected: float) -> None:
+    reference: dict[str, Any] = {} if scaling == "none" else {"reference_batch_size": 64}
     optim = OptimConfig(lr=0.1, lr_scaling=scaling, **reference)
     assert peak_lr(optim, 256) == pytest.approx(expected)
     assert build_schedule(optim, 256, 10)(0) == pytest.approx(expected)
@@ -92,7 +92,7 @@ class Net(nn.Module):
 
 
 @pytest.mark.parametrize("name", ["adamw", "sgd"])
-def test_weights_decay_and_biases_and_norms_do_not_and_frozen_ones_stay_out(name: str) -> None:
+def test_weights_decay_and_biases_and_norms_do_not_and_frozen_ones_stay_out(name: Literal["adamw", "sgd"]) -> None:
     net = Net()
     optimizer = build_optimizer(OptimConfig(name=name, weight_decay=0.1), net)
     decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
@@ -102,7 +102,7 @@ def test_weights_decay_and_biases_and_norms_do_not_and_frozen_ones_stay_out(name
 
 
 @pytest.mark.parametrize("name", ["adamw", "sgd"])
-def test_the_optimizer_is_torchs_with_the_settings_of_the_config(name: str) -> None:
+def test_the_optimizer_is_torchs_with_the_settings_of_the_config(name: Literal["adamw", "sgd"]) -> None:
     made = []
     fields: dict[str, Any] = {"beta1": 0.7, "beta2": 0.95, "momentum": 0.6, "nesterov": True, "lr": 0.05}
     for build in (
@@ -119,7 +119,8 @@ def test_the_optimizer_is_torchs_with_the_settings_of_the_config(name: str) -> N
             weight.grad = torch.sin(weight.detach() * 3 + step)
             optimizer.step()
         made.append(weight.detach())
-    assert torch.allclose(*made, atol=1e-6)
+    ours, torchs = made
+    assert torch.allclose(ours, torchs, atol=1e-6)
 
 
 def test_set_lr_reaches_every_group() -> None:

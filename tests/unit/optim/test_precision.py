@@ -8,6 +8,8 @@ from torch import nn
 
 from disttrain.optim.precision import Precision
 
+from ..helpers import not_none
+
 CPU = torch.device("cpu")
 
 
@@ -22,7 +24,7 @@ def test_the_forward_pass_computes_in_the_precision_asked_for_and_weights_stay_f
         outputs = net(torch.ones(2, 4))
     assert outputs.dtype == dtype
     precision.backward(outputs.float().sum())
-    assert net.weight.dtype == net.weight.grad.dtype == torch.float32
+    assert net.weight.dtype == not_none(net.weight.grad).dtype == torch.float32
 
 
 def trained(name: str, max_norm: float | None, weight: float = 3.0) -> tuple[torch.Tensor, torch.Tensor]:

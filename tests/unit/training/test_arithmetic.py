@@ -13,11 +13,12 @@ from disttrain.training.arithmetic import fixed_arithmetic
 
 
 def state() -> tuple[Any, ...]:
+    memory: Any = torch.utils.deterministic  # its type has no names
     return (
         torch.get_num_threads(),
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),
-        torch.utils.deterministic.fill_uninitialized_memory,
+        memory.fill_uninitialized_memory,
     )
 
 

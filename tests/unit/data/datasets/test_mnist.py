@@ -12,7 +12,7 @@ from disttrain.data.base import ImageArrays
 from disttrain.data.datasets.mnist import open_mnist
 from disttrain.errors import DataError
 
-from ...helpers import data_config, gzipped, idx, mnist_files, write_folder
+from ...helpers import data_config, gzipped, idx, mnist_files, not_none, write_folder
 
 TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES, TEST_LABELS = mnist_files()
 
@@ -41,7 +41,7 @@ def test_the_four_files_are_read_where_torchvision_and_people_put_them(
     assert np.array_equal(arrays.images, expected)
     assert arrays.labels.tolist() == [*(k % 10 for k in range(12)), *range(5)]
     assert arrays.labels.dtype == np.int64
-    assert arrays.is_test.tolist() == [False] * 12 + [True] * 5
+    assert not_none(arrays.is_test).tolist() == [False] * 12 + [True] * 5
     assert arrays.class_names == tuple("0123456789")
 
 

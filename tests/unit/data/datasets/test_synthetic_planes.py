@@ -33,8 +33,8 @@ def test_bytes_are_the_same_on_every_machine() -> None:
 
 def test_shapes_and_types(chips: Chips) -> None:
     images, labels, scenes = chips
-    assert (images.shape, images.dtype) == ((8000, 20, 20, 3), np.uint8)
-    assert (labels.shape, labels.dtype) == ((8000,), np.int64)
+    assert (images.shape, images.dtype) == ((8000, 20, 20, 3), np.dtype(np.uint8))
+    assert (labels.shape, labels.dtype) == ((8000,), np.dtype(np.int64))
     assert images.flags.c_contiguous
     assert len(scenes) == 8000
     assert set(labels.tolist()) == set(range(len(CLASS_NAMES)))

@@ -16,6 +16,8 @@ from torch.distributed.elastic.rendezvous.static_tcp_rendezvous import StaticTCP
 
 from disttrain.launch.agent.rendezvous import RoundRendezvous
 
+from ...helpers import not_none
+
 
 @pytest.fixture(autouse=True)
 def _environ(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,7 +63,8 @@ def check_two_rounds(nodes: list[RoundRendezvous]) -> list[RendezvousInfo]:
 def test_nodes_agree_on_an_id_a_store_and_the_restarts_of_each_round(server: TCPStore) -> None:
     nodes = [RoundRendezvous(c10d(server, 2)) for _ in range(2)]
     met = check_two_rounds(nodes)
-    places = {(one.bootstrap_store_info.master_addr, one.bootstrap_store_info.master_port) for one in met}
+    stores = [not_none(one.bootstrap_store_info) for one in met]
+    places = {(one.master_addr, one.master_port) for one in stores}
     assert len(places) == 1
     control_plane = TCPStore(*places.pop(), is_master=False, timeout=timedelta(seconds=10))
     assert control_plane.add("a_fresh_counter", 1) == 1
@@ -74,4 +77,4 @@ def test_nodes_with_fixed_numbers_wait_for_each_other_at_each_round() -> None:
         port = free.getsockname()[1]
     handlers = [StaticTCPRendezvous("localhost", port, rank, 2, "job", 30) for rank in range(2)]
     met = check_two_rounds([RoundRendezvous(one) for one in handlers])
-    assert {one.bootstrap_store_info.master_port for one in met} == {port}
+    assert {not_none(one.bootstrap_store_info).master_port for one in met} == {port}

@@ -114,16 +114,20 @@ def measure_speed(arguments: argparse.Namespace, file: str, fields: list[str], f
         def ours() -> None:
             train(parts, position, position.step + plan.steps_per_epoch, hooks)
 
-        loops = {
+        loops: dict[str, Callable[[], None]] = {
             OURS: ours,
             ON_DEVICE: OnDevice(parts, config),
             LOADER: Loader(parts, config, arguments.loader_workers),
         }
 
         def measure(epoch: Callable[[], None]) -> Callable[[], float]:
+            def finished_epoch() -> None:
+                epoch()
+                synchronise(parts.comm.device)
+
             def images_per_second() -> float:
                 synchronise(parts.comm.device)
-                return plan.sample_count / timed(lambda: (epoch(), synchronise(parts.comm.device)))
+                return plan.sample_count / timed(finished_epoch)
 
             return images_per_second
 
@@ -154,14 +158,14 @@ class Recipe:
         transform = parts.pipeline.samples.transform
         self.mean, self.std = (torch.tensor(one).view(3, 1, 1) for one in (transform.mean, transform.std))
         torch.manual_seed(config.train.seed)
-        self.network: nn.Module = PlanesNetCnn().to(self.device, memory_format=torch.channels_last)
+        self.network: nn.Module = PlanesNetCnn().to(self.device).to(memory_format=torch.channels_last)
         parameters = list(self.network.parameters())
         groups = [
             {"params": [one for one in parameters if one.ndim >= 2], "weight_decay": optim.weight_decay},
             {"params": [one for one in parameters if one.ndim < 2], "weight_decay": 0.0},
         ]
         self.optimizer = torch.optim.AdamW(groups, lr=optim.lr, betas=(optim.beta1, optim.beta2), fused=True)
-        self.parameters = parameters
+        self.parameters: list[torch.Tensor] = [*parameters]
         self.averages = [one.detach().clone() for one in parameters]
 
     def step(self, images: torch.Tensor, labels: torch.Tensor) -> None:
