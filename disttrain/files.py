@@ -95,6 +95,18 @@ def write_json(path: Path, value: Any) -> None:
     write_atomically(path, strict_json(value, indent=1) + "\n")
 
 
+def write_bytes(path: Path, data: bytes) -> None:
+    """Replace a file by a whole new one. Raises OSError."""
+    beside = _name_beside(path)
+    try:
+        beside.write_bytes(data)
+        beside.replace(path)
+    except OSError as error:  # what a full disk refuses to write comes without a name
+        raise OSError(error.errno, error.strerror, str(path)) from None
+    finally:
+        beside.unlink(missing_ok=True)
+
+
 @contextlib.contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
     """A folder to fill that takes the place of `path` once it is complete. Raises OSError."""

@@ -62,6 +62,20 @@ def build_parser() -> argparse.ArgumentParser:
     predict.add_argument("inputs", nargs="+", metavar="INPUT")
     predict.add_argument("--output", metavar="FILE.csv|FILE.jsonl", help="default: CSV on standard output")
 
+    detect = commands.add_parser(
+        "detect", help="find planes in whole scenes", description="Find planes, or another class, in whole scenes."
+    )
+    detect.add_argument("model", metavar="MODEL_DIR")
+    detect.add_argument("inputs", nargs="+", metavar="SCENE", help="a satellite picture: TIFF, PNG, JPEG, ...")
+    detect.add_argument(
+        "--output", metavar="BOXES.json|.csv|.geojson", help="default: JSON on standard output, coordinates in pixels"
+    )
+    detect.add_argument("--image", metavar="OUT.png|.jpg", help="the scene with its boxes, for one scene")
+    detect.add_argument(
+        "--threshold", type=_probability, default=0.5, metavar="P", help="least probability of a box (default: 0.5)"
+    )
+    detect.add_argument("--class", dest="class_name", metavar="NAME", help="what to find (default: plane)")
+
     data = commands.add_parser("data", help="look at a dataset, make the synthetic one")
     data_commands = data.add_subparsers(dest="data_command", required=True, metavar="info|make")
     info = data_commands.add_parser("info", help="counts per split and class, and the normalisation")
@@ -72,15 +86,15 @@ def build_parser() -> argparse.ArgumentParser:
     make.add_argument("--count", type=int, default=12_000)
     make.add_argument("--seed", type=int, default=0)
 
-    for command in (train, evaluate, predict, info, make):
+    for command in (train, evaluate, predict, detect, info, make):
         command.add_argument("--quiet", action="store_true", help="only warnings and errors on standard error")
     for command in (train, info):
         command.add_argument("--json", action="store_true", help="the result as one JSON object on standard output")
-    for command in (train, evaluate, predict):
+    for command in (train, evaluate, predict, detect):
         command.add_argument(
             "--workers", metavar="N|auto", help="ranks to start on this machine (auto: one per GPU, else 1)"
         )
-    for command in (evaluate, predict):
+    for command in (evaluate, predict, detect):
         command.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
         command.add_argument(
             "--allow-code", action="store_true", help="import package.module:function if the model needs it"
@@ -92,6 +106,16 @@ def _count(text: str) -> int:
     if not (text.isascii() and text.isdigit()):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 0")
     return int(text)
+
+
+def _probability(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a probability between 0 and 1")
+    return value
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import functools
 import io
+import warnings
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -76,6 +78,38 @@ def decode_image(data: bytes, shape: tuple[int, int, int], resize: bool = False)
     except Exception as error:  # decoders raise anything on foreign bytes
         raise UnreadableImage(_reason(error, data)) from error
     return np.ascontiguousarray(pixels.reshape(height, width, channels).transpose(2, 0, 1))
+
+
+def decode_whole(data: bytes, channels: int, largest_pixels: int) -> np.ndarray:
+    """Image bytes of any size -> uint8 [channels, height, width]: RGB for 3 channels, grey for 1.
+
+    Raises UnreadableImage; before anything is decoded for more than `largest_pixels`.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit here is another
+            image = _open(data)
+        with image:
+            if image.width * image.height > largest_pixels:
+                raise UnreadableImage(f"is {image.width}x{image.height} pixels, more than {largest_pixels:,}")
+            image.load()
+            pixels = np.asarray(shown_image(_without_unused_channel(image, data), channels))
+    except UnreadableImage:
+        raise
+    except Exception as error:  # decoders raise anything on foreign bytes
+        raise UnreadableImage(_reason(error, data)) from error
+    return pixels.reshape(*pixels.shape[:2], channels).transpose(2, 0, 1)
+
+
+def tiff_tags(data: bytes) -> dict[int, Any]:
+    """The tags of a TIFF's first page by number; none of another file."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with _open(data) as image:
+                return dict(getattr(image, "tag_v2", {})) if image.format == "TIFF" else {}
+    except Exception:  # decoders raise anything on foreign bytes
+        return {}
 
 
 def image_size(data: bytes) -> tuple[int, int]:

@@ -10,12 +10,11 @@ import csv
 import glob
 import io
 import json
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 
@@ -26,7 +25,7 @@ from disttrain.data.decode import UnreadableImage, decode_image, image_suffixes
 from disttrain.data.file_kind import is_zip
 from disttrain.data.image_store import ImageStore, read_image_file
 from disttrain.errors import ConfigError, DataError
-from disttrain.files import replacing
+from disttrain.inference.output_file import open_output
 from disttrain.inference.predictor import Predictor
 from disttrain.launch.env import RankEnv
 from disttrain.log import log
@@ -68,7 +67,7 @@ def predict_files(
     part = [items[index] for index in rank_slice(len(items), env.rank, env.world_size)]
     form = _Csv(spec.class_names) if (output or ".csv").lower().endswith(".csv") else _JsonLines()
     failed = 0
-    with _open_output(output) if env.is_rank_zero else _Sender(control_plane) as file:
+    with open_output(output) if env.is_rank_zero else _Sender(control_plane) as file:
         if env.is_rank_zero:
             file.write(form.header())
         for row in _predict_rows(predictor, part):
@@ -90,21 +89,6 @@ def _check_channels(spec: ModelSpec) -> None:
             f"this model takes images of shape {list(spec.input_shape)}, and image files are read as 3 channels (RGB) "
             "or 1 (grey). Give it arrays from Python instead."
         )
-
-
-@contextlib.contextmanager
-def _open_output(output: str | None) -> Iterator[TextIO]:
-    """Standard output, or a file that is there only once it is complete."""
-    if output is None:
-        if isinstance(sys.stdout, io.TextIOWrapper):  # names are bytes that need not be text: they go out as they are
-            sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
-        yield sys.stdout
-        return
-    try:
-        with replacing(Path(output)) as file:
-            yield file
-    except OSError as error:
-        raise DataError(f"--output {output} cannot be written: {error.strerror}.") from None
 
 
 class _Sender(contextlib.AbstractContextManager["_Sender"]):

@@ -22,10 +22,16 @@ class Predictor:
         self.model, self.spec, self.device = model.to(device).eval(), spec, device
         self.transform = ImageTransform(spec.mean, spec.std, Augmentation(), 0, device)
 
-    @torch.inference_mode()
     def probabilities(self, images: np.ndarray) -> np.ndarray:
         """uint8 [n, channels, height, width] -> float32 [n, classes], rows summing to 1."""
-        pixels = torch.from_numpy(images).to(self.device)
-        inputs = self.transform(pixels, torch.empty(0), None)
-        outputs = averaged_outputs(self.model, inputs, self.spec.symmetries)
-        return outputs.float().softmax(1).cpu().numpy()
+        return self.scores(torch.from_numpy(images)).softmax(1).numpy()
+
+    @torch.inference_mode()
+    def scores(self, images: torch.Tensor) -> torch.Tensor:
+        """uint8 [n, channels, height, width] -> float32 [n, classes] on the CPU, as for a softmax."""
+        outputs = averaged_outputs(self.model, self.normalised(images), self.spec.symmetries)
+        return outputs.float().cpu()
+
+    def normalised(self, images: torch.Tensor) -> torch.Tensor:
+        """uint8 [n, channels, H, W] of any size -> float32 of the same shape, on the model's device."""
+        return self.transform(images.to(self.device), torch.empty(0), None)

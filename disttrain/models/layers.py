@@ -36,7 +36,7 @@ class ReadOut(nn.Module):
     gradient of a hard one goes to whichever the rounding prefers, and trainings on 1 and on 2 workers part there.
     """
 
-    _SHARPNESS = 4.0
+    SHARPNESS = 4.0
 
     def __init__(self, channels: int, class_count: int, dropout: float) -> None:
         super().__init__()
@@ -47,5 +47,5 @@ class ReadOut(nn.Module):
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """float [n, channels, H, W] -> scores [n, classes]."""
         features = functional.silu(self.norm(features))
-        maximum = (self._SHARPNESS * features).logsumexp((2, 3)) / self._SHARPNESS
+        maximum = (self.SHARPNESS * features).logsumexp((2, 3)) / self.SHARPNESS
         return self.scores(self.dropout(torch.cat([features.mean((2, 3)), maximum], dim=1)))

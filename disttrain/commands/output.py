@@ -1,0 +1,22 @@
+"""What is wrong with the name of a file to write, before any work is done for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from disttrain.errors import ConfigError
+
+
+def check_output_file(option: str, output: str | None, suffixes: Sequence[str], what: str) -> None:
+    """Raise ConfigError for a file of unknown form or in a folder that is not there; `what` is written to it."""
+    if output is None:
+        return
+    path = Path(output)
+    if path.suffix.lower() not in suffixes:
+        *first, last = suffixes
+        raise ConfigError(f"{option} {output}: {what} written as {', '.join(first)} or {last}.")
+    if path.is_dir():
+        raise ConfigError(f"{option} {output} is a folder: name the file to write.")
+    if not path.absolute().parent.is_dir():
+        raise ConfigError(f"{option} {output}: the folder {path.absolute().parent} does not exist.")

@@ -1,0 +1,43 @@
+"""Many windows around one object -> one box."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torchvision.ops import nms
+
+from disttrain.inference.window_search import Hits
+
+_LARGEST_OVERLAP = 0.3
+"""Intersection over union of two boxes that are two objects, such as planes side by side at their gates."""
+
+
+@dataclass(frozen=True)
+class Box:
+    """An object in a scene, in its pixels."""
+
+    x: int
+    """Of the left border."""
+    y: int
+    """Of the upper border."""
+    width: int
+    height: int
+    score: float
+    """The model's probability of the class, to four decimals."""
+
+
+def merge_hits(hits: Hits, height: int, width: int) -> list[Box]:
+    """Windows of one size -> boxes of that size by non-maximum suppression, from above to below, then left to right."""
+    if not len(hits.top):
+        return []
+    order = np.lexsort((hits.left, hits.top))  # equal scores: by place, in whatever order the tiles came
+    top, left, logit = (torch.from_numpy(one[order]) for one in (hits.top, hits.left, hits.logit))
+    corners = torch.stack([left, top, left + width, top + height], 1).float()
+    kept = nms(corners, logit, _LARGEST_OVERLAP).sort().values
+    scores = logit[kept].double().sigmoid()
+    return [
+        Box(int(left[index]), int(top[index]), width, height, round(float(score), 4))
+        for index, score in zip(kept, scores, strict=True)
+    ]
