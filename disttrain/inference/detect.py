@@ -17,13 +17,12 @@ import numpy as np
 from disttrain.comm.control_plane import ControlPlane
 from disttrain.comm.device import pick_device
 from disttrain.data.decode import UnreadableImage
-from disttrain.data.georeference import Georeference
 from disttrain.data.scene import Scene, open_scene
 from disttrain.errors import ConfigError, DataError, unknown_name
 from disttrain.files import write_bytes
 from disttrain.inference.box_files import SceneBoxes, render_boxes
 from disttrain.inference.box_picture import render_picture
-from disttrain.inference.merge_boxes import merge_hits
+from disttrain.inference.merge_boxes import Box, confirm_boxes, merge_hits
 from disttrain.inference.output_file import open_output
 from disttrain.inference.predictor import Predictor
 from disttrain.inference.window_search import Hits, WindowSearch
@@ -56,7 +55,7 @@ class _Found:
     """What one rank has to say about one scene."""
 
     hits: list[Hits] = field(default_factory=list)
-    georeference: Georeference | None = None
+    scene: Scene | None = None
     error: str = ""
 
     def as_text(self) -> str:
@@ -91,13 +90,13 @@ def detect_scenes(request: DetectRequest, env: RankEnv, control_plane: ControlPl
             continue
         for of_rank in pieces.values():
             found.add_text(next(of_rank))
-        if found.error:
+        merged = _merge(found, search)
+        if found.scene is None or found.error:
             errors.append(f"{path} {found.error}.")
             continue
-        merged = merge_hits(Hits.joined(found.hits), search.height, search.width)
         log.info("%s: %d boxes of class %s in %.1f s", path, len(merged), spec.class_names[class_index],
                  time.monotonic() - began)  # fmt: skip
-        boxes.append(SceneBoxes(path, merged, found.georeference))
+        boxes.append(SceneBoxes(path, merged, found.scene.georeference))
     control_plane.run_on_all("output", lambda: _write(request, boxes) if env.is_rank_zero and boxes else None)
     if message := control_plane.broadcast("unreadable", " ".join(errors)):
         raise DataError(message)
@@ -126,7 +125,7 @@ def _look_at(search: WindowSearch, path: str, env: RankEnv) -> _Found:
     found = _Found()
     try:
         scene = open_scene(Path(path), search.predictor.spec.input_shape[0])
-        found.georeference = scene.georeference
+        found.scene = scene
         if 0 in search.grid(scene):
             raise UnreadableImage(
                 f"is {scene.width}x{scene.height} pixels, smaller than the {search.width}x{search.height} that the "
@@ -136,6 +135,18 @@ def _look_at(search: WindowSearch, path: str, env: RankEnv) -> _Found:
     except UnreadableImage as error:
         found.error = str(error)
     return found
+
+
+def _merge(found: _Found, search: WindowSearch) -> list[Box]:
+    """The boxes of a scene; none, and the reason in `found.error`, where it cannot be read."""
+    if found.scene is None or found.error:
+        return []
+    merged = merge_hits(Hits.joined(found.hits), search.height, search.width)
+    try:
+        return confirm_boxes(merged, found.scene, search)
+    except UnreadableImage as error:
+        found.error = str(error)
+        return []
 
 
 def _search_tiles(search: WindowSearch, scene: Scene, path: str, env: RankEnv) -> Iterator[Hits]:

@@ -1,15 +1,18 @@
-"""Many windows around one object -> one box."""
+"""Many windows around one object -> one box, looked at again."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torchvision.ops import nms
 
-from disttrain.inference.window_search import Hits
+from disttrain.data.scene import Scene
+from disttrain.inference.window_search import Hits, WindowSearch
 
+_BATCH_SIZE = 64
 _LARGEST_OVERLAP = 0.3
 """Intersection over union of two boxes that are two objects, such as planes side by side at their gates."""
 
@@ -25,7 +28,7 @@ class Box:
     width: int
     height: int
     score: float
-    """The model's probability of the class, to four decimals."""
+    """The model's probability of the class, averaged over the symmetries of its training, to four decimals."""
 
 
 def merge_hits(hits: Hits, height: int, width: int) -> list[Box]:
@@ -41,3 +44,19 @@ def merge_hits(hits: Hits, height: int, width: int) -> list[Box]:
         Box(int(left[index]), int(top[index]), width, height, round(float(score), 4))
         for index, score in zip(kept, scores, strict=True)
     ]
+
+
+def confirm_boxes(boxes: Sequence[Box], scene: Scene, search: WindowSearch) -> list[Box]:
+    """The boxes whose windows reach the threshold on average over the symmetries under which the model was trained.
+
+    A plane is one from every side; a crossing or a roof often from one side only. Raises UnreadableImage.
+    """
+    confirmed = []
+    for at in range(0, len(boxes), _BATCH_SIZE):
+        batch = boxes[at : at + _BATCH_SIZE]
+        windows = np.stack([scene.read(box.y, box.x, box.height, box.width) for box in batch])
+        scores = search.predictor.steady_probabilities(torch.from_numpy(windows))[:, search.class_index].double()
+        for box, score in zip(batch, scores.tolist(), strict=True):
+            if score >= search.threshold:
+                confirmed.append(replace(box, score=round(score, 4)))
+    return confirmed

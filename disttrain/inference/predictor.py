@@ -6,10 +6,17 @@ import numpy as np
 import torch
 from torch import nn
 
-from disttrain.data.transform import Augmentation, ImageTransform
+from disttrain.config.sections import DataConfig
+from disttrain.data.transform import Augmentation, ImageTransform, Symmetry
 from disttrain.errors import ConfigError
 from disttrain.models.model_dir import ModelSpec
 from disttrain.models.tta import averaged_outputs
+
+
+def _symmetries_of_training(spec: ModelSpec) -> tuple[Symmetry, ...]:
+    recorded = {key: value for key, value in spec.data.items() if key in DataConfig.model_fields}
+    _, height, width = spec.input_shape
+    return Augmentation.build(DataConfig.model_validate(recorded), height, width).symmetries
 
 
 class Predictor:
@@ -31,6 +38,13 @@ class Predictor:
         """uint8 [n, channels, height, width] -> float32 [n, classes] on the CPU, as for a softmax."""
         outputs = averaged_outputs(self.model, self.normalised(images), self.spec.symmetries)
         return outputs.float().cpu()
+
+    @torch.inference_mode()
+    def steady_probabilities(self, images: torch.Tensor) -> torch.Tensor:
+        """As `probabilities`, averaged over all symmetries of the training: slower, and surer."""
+        symmetries = _symmetries_of_training(self.spec) if len(self.spec.symmetries) == 1 else self.spec.symmetries
+        outputs = averaged_outputs(self.model, self.normalised(images), symmetries)
+        return outputs.float().softmax(1).cpu()
 
     def normalised(self, images: torch.Tensor) -> torch.Tensor:
         """uint8 [n, channels, H, W] of any size -> float32 of the same shape, on the model's device."""

@@ -19,15 +19,17 @@ from disttrain.data.scene import Scene
 from disttrain.inference.predictor import Predictor
 from disttrain.models.dense import DensePass
 
-TILE_PX = 1024
+TILE_PX = 512
 _BATCH_SIZE = 256
 _WINDOWS_ACROSS = 10
 """Windows that begin within the width of one: every second pixel for windows of 20."""
-_COARSE_LEVEL = -2.5
-_ROUNDS = ((-3.0, 2), (-1.0, 1))
+_SURROUNDINGS, _THEIR_WEIGHT, _COARSE_LEVEL = 5, 0.75, -0.62
+"""A place of the coarse pass may show the class where its logit, less so much of the mean logit of the places around it
+(so many across), is above this: away from the class the pass is off alike over whole stretches of a picture."""
+_ROUNDS = ((-3.1, 2), (-1.5, 1))
 """After the first windows: around those above a logit, so many windows more in every direction."""
 _MIDDLE_GREY = 128.0
-_FLATTEST = 3.0
+_FLATTEST = 5.0
 """Standard deviation of the grey levels below which a window shows nothing."""
 
 
@@ -94,7 +96,7 @@ class WindowSearch:
         _, self.height, self.width = predictor.spec.input_shape
         predictor.model.to(memory_format=torch.channels_last)  # a third faster on CPUs
         self.predictor, self.class_index, self.tile_px = predictor, class_index, tile_px
-        self.threshold = float(np.log(threshold / (1 - threshold)))
+        self.threshold, self.least_logit = threshold, float(np.log(threshold / (1 - threshold)))
         self.step = max(1, min(self.height, self.width) // _WINDOWS_ACROSS)
         dense = DensePass.of(predictor.model, predictor.spec.input_shape)
         self.dense = dense if dense is not None and dense.stride % self.step == 0 else None
@@ -129,13 +131,14 @@ class WindowSearch:
         for number, (level, radius) in enumerate(_ROUNDS, start=1):
             # Only as far out as the rounds to come look.
             part = wide.slices_of(tile.widened(sum(radius for _, radius in _ROUNDS[number:]), grid))
-            around = _dilated(logits > min(level, self.threshold), radius) & textured & logits.isneginf()
+            around = _dilated(logits > min(level, self.least_logit), radius) & textured & logits.isneginf()
             self._classify(windows[:, part[0], part[1]], around[part], logits[part])
         return self._hits(logits[wide.slices_of(tile)], tile)
 
     def _read(self, scene: Scene, tile: Tile) -> tuple[torch.Tensor, int, int]:
         """The pixels of a tile's windows and what the coarse look sees beyond, uint8 [channels, h, w]; top, left."""
-        reach, stride = (self.dense.reach, self.dense.stride) if self.dense else (0, 1)
+        stride = self.dense.stride if self.dense else 1
+        reach = self.dense.reach + _SURROUNDINGS // 2 * stride if self.dense else 0
         top = max(0, (tile.first_row * self.step - reach) // stride * stride)
         left = max(0, (tile.first_column * self.step - reach) // stride * stride)
         bottom = min(scene.height, (tile.end_row - 1) * self.step + self.height + reach)
@@ -154,6 +157,9 @@ class WindowSearch:
         inputs = self.predictor.normalised(pixels[None]).contiguous(memory_format=torch.channels_last)
         scores = self.dense(inputs)[0].cpu()
         logits = self._logits(scores.flatten(1).T).view(scores.shape[1:])
+        margin = _SURROUNDINGS // 2
+        around = functional.pad(logits[None, None], (margin,) * 4, mode="replicate")
+        logits = logits - _THEIR_WEIGHT * functional.avg_pool2d(around, _SURROUNDINGS, 1)[0, 0]
         rows, columns = (
             (first * self.step - start) // self.dense.stride
             for first, start in ((first_row, top), (first_column, left))
@@ -184,7 +190,7 @@ class WindowSearch:
         return variance[0, 0, : tile.rows, : tile.columns] >= _FLATTEST**2
 
     def _hits(self, logits: torch.Tensor, tile: Tile) -> Hits:
-        rows, columns = (logits >= self.threshold).nonzero(as_tuple=True)
+        rows, columns = (logits >= self.least_logit).nonzero(as_tuple=True)
         return Hits(
             ((rows + tile.first_row) * self.step).numpy(),
             ((columns + tile.first_column) * self.step).numpy(),

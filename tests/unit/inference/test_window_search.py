@@ -54,7 +54,9 @@ def all_windows(search: WindowSearch, scene: WholeScene) -> list[tuple[int, int]
     places = [(search.step * row, search.step * column) for row in range(rows) for column in range(columns)]
     images = torch.stack([pixels[:, top : top + 20, left : left + 20] for top, left in places])
     scores = search.predictor.scores(images)
-    return [place for place, seen in zip(places, scores[:, 1] - scores[:, 0] >= search.threshold, strict=True) if seen]
+    return [
+        place for place, seen in zip(places, scores[:, 1] - scores[:, 0] >= search.least_logit, strict=True) if seen
+    ]
 
 
 def test_every_window_that_shows_the_class_is_found_without_looking_at_all(scene: WholeScene) -> None:
