@@ -23,9 +23,9 @@ TILE_PX = 512
 _BATCH_SIZE = 256
 _WINDOWS_ACROSS = 10
 """Windows that begin within the width of one: every second pixel for windows of 20."""
-_SURROUNDINGS, _THEIR_WEIGHT, _COARSE_LEVEL = 5, 0.75, -0.62
-"""A place of the coarse pass may show the class where its logit, less so much of the mean logit of the places around it
-(so many across), is above this: away from the class the pass is off alike over whole stretches of a picture."""
+_SURROUNDINGS, _LEAST_CONTRAST = 3, 0.12
+"""A place of the coarse pass may show the class where its logit is above the mean of so many places across, itself in
+the middle, by this much: away from the class the pass is off alike over whole stretches of a picture."""
 _ROUNDS = ((-3.1, 2), (-1.5, 1))
 """After the first windows: around those above a logit, so many windows more in every direction."""
 _MIDDLE_GREY = 128.0
@@ -126,6 +126,8 @@ class WindowSearch:
         windows = windows[:, : wide.rows, : wide.columns]
         textured = self._textured(pixels, top, left, wide)
         logits = torch.full((wide.rows, wide.columns), -torch.inf)
+        if not textured.any():  # water, or what lies beside the picture in its frame
+            return self.hits(logits[wide.slices_of(tile)], tile)
         chosen = self._candidates(pixels, top, left, wide)
         self._classify(windows, chosen & textured, logits)
         for number, (level, radius) in enumerate(_ROUNDS, start=1):
@@ -133,7 +135,7 @@ class WindowSearch:
             part = wide.slices_of(tile.widened(sum(radius for _, radius in _ROUNDS[number:]), grid))
             around = _dilated(logits > min(level, self.least_logit), radius) & textured & logits.isneginf()
             self._classify(windows[:, part[0], part[1]], around[part], logits[part])
-        return self._hits(logits[wide.slices_of(tile)], tile)
+        return self.hits(logits[wide.slices_of(tile)], tile)
 
     def _read(self, scene: Scene, tile: Tile) -> tuple[torch.Tensor, int, int]:
         """The pixels of a tile's windows and what the coarse look sees beyond, uint8 [channels, h, w]; top, left."""
@@ -156,15 +158,15 @@ class WindowSearch:
             return chosen
         inputs = self.predictor.normalised(pixels[None]).contiguous(memory_format=torch.channels_last)
         scores = self.dense(inputs)[0].cpu()
-        logits = self._logits(scores.flatten(1).T).view(scores.shape[1:])
+        logits = self.logits(scores.flatten(1).T).view(scores.shape[1:])
         margin = _SURROUNDINGS // 2
         around = functional.pad(logits[None, None], (margin,) * 4, mode="replicate")
-        logits = logits - _THEIR_WEIGHT * functional.avg_pool2d(around, _SURROUNDINGS, 1)[0, 0]
+        contrast = logits - functional.avg_pool2d(around, _SURROUNDINGS, 1)[0, 0]
         rows, columns = (
             (first * self.step - start) // self.dense.stride
             for first, start in ((first_row, top), (first_column, left))
         )
-        coarse.copy_(logits[rows:, columns:][: coarse.shape[0], : coarse.shape[1]] > _COARSE_LEVEL)
+        coarse.copy_(contrast[rows:, columns:][: coarse.shape[0], : coarse.shape[1]] > _LEAST_CONTRAST)
         return chosen
 
     def _classify(self, windows: torch.Tensor, chosen: torch.Tensor, logits: torch.Tensor) -> None:
@@ -173,9 +175,9 @@ class WindowSearch:
         for at in range(0, len(rows), _BATCH_SIZE):
             batch = slice(at, at + _BATCH_SIZE)
             images = windows[:, rows[batch], columns[batch]].transpose(0, 1)
-            logits[rows[batch], columns[batch]] = self._logits(self.predictor.scores(images))
+            logits[rows[batch], columns[batch]] = self.logits(self.predictor.scores(images))
 
-    def _logits(self, scores: torch.Tensor) -> torch.Tensor:
+    def logits(self, scores: torch.Tensor) -> torch.Tensor:
         """[n, classes] -> [n]: log(p / (1 - p)) of the class."""
         others = torch.arange(scores.shape[1]) != self.class_index
         return scores[:, self.class_index] - scores[:, others].logsumexp(1)
@@ -189,7 +191,8 @@ class WindowSearch:
         variance -= functional.avg_pool2d(grey, side, self.step).square()
         return variance[0, 0, : tile.rows, : tile.columns] >= _FLATTEST**2
 
-    def _hits(self, logits: torch.Tensor, tile: Tile) -> Hits:
+    def hits(self, logits: torch.Tensor, tile: Tile) -> Hits:
+        """Those of a tile's windows, by their logits [rows, columns], that reach the threshold."""
         rows, columns = (logits >= self.least_logit).nonzero(as_tuple=True)
         return Hits(
             ((rows + tile.first_row) * self.step).numpy(),

@@ -63,6 +63,16 @@ def test_evaluate_prints_the_same_figures_as_the_run_on_any_number_of_workers(
         assert evaluated["loss"] == pytest.approx(result["test"]["loss"], rel=1e-5)
 
 
+def test_detect_finds_planes_in_a_scene(planesnet_run: tuple[Path, dict[str, Any]], real_data: Path) -> None:
+    scene = real_data / "scenes" / "scene_2.png"
+    if not scene.exists():
+        pytest.skip("no scenes: DISTTRAIN_DATA has no scenes/scene_2.png")
+    boxes = json.loads(disttrain("detect", planesnet_run[0], scene, "--workers", "2"))
+    assert 20 <= len(boxes) <= 45
+    for x, y in ((548, 302), (970, 424), (124, 324)):  # planes that stand free
+        assert any(abs(box["x"] - x) < 8 and abs(box["y"] - y) < 8 for box in boxes)
+
+
 def test_predict_agrees_with_evaluate_on_every_chip_of_the_zip(
     planesnet_run: tuple[Path, dict[str, Any]], real_data: Path, tmp_path: Path
 ) -> None:
