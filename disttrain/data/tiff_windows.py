@@ -15,7 +15,7 @@ from PIL import Image
 from disttrain.data.decode import UnreadableImage, shown_image
 from disttrain.data.georeference import Georeference
 
-_CACHE_BYTES = 256 << 20
+_CACHE_BYTES = 128 << 20
 """Of decoded tiles and strips that are kept: the strips of a wide scene lie on many parts."""
 _LARGEST_SEGMENT_BYTES = 64 << 20
 _GREY, _RGB, _YCBCR = 1, 2, 6  # PhotometricInterpretation

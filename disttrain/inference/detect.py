@@ -157,7 +157,8 @@ def _search_tiles(search: WindowSearch, scene: Scene, path: str, env: RankEnv) -
         if time.monotonic() - told > _SAY_EVERY_S:
             told = time.monotonic()
             log.info("%s: %d %% looked at", path, 100 * number // len(tiles))
-        yield search.search(scene, tile)
+        # A copy, made once the tile's arrays are gone: what lies above them on the heap keeps it from shrinking.
+        yield Hits.joined([search.search(scene, tile)])
 
 
 def _write(request: DetectRequest, boxes: Sequence[SceneBoxes]) -> None:
