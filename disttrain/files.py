@@ -97,14 +97,8 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Replace a file by a whole new one. Raises OSError."""
-    beside = _name_beside(path)
-    try:
-        beside.write_bytes(data)
-        beside.replace(path)
-    except OSError as error:  # what a full disk refuses to write comes without a name
-        raise OSError(error.errno, error.strerror, str(path)) from None
-    finally:
-        beside.unlink(missing_ok=True)
+    with replacing(path) as file:
+        file.buffer.write(data)
 
 
 @contextlib.contextmanager

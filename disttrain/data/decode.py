@@ -5,9 +5,11 @@ The only place that decodes images: training, evaluation, prediction and `data i
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -62,7 +64,7 @@ def decode_image(data: bytes, shape: tuple[int, int, int], resize: bool = False)
     (bilinear).
     """
     channels, height, width = shape
-    try:
+    with _refusing_damage(data):
         with _open(data) as image:
             if not resize and sorted(image.size) != sorted((width, height)):
                 raise _wrong_size(image, width, height)  # before pixels are decoded: there may be millions
@@ -73,10 +75,6 @@ def decode_image(data: bytes, shape: tuple[int, int, int], resize: bool = False)
                 raise _wrong_size(shown, width, height)
             shown = shown.resize((width, height), Image.Resampling.BILINEAR)
         pixels = np.asarray(shown)
-    except UnreadableImage:
-        raise
-    except Exception as error:  # decoders raise anything on foreign bytes
-        raise UnreadableImage(_reason(error, data)) from error
     return np.ascontiguousarray(pixels.reshape(height, width, channels).transpose(2, 0, 1))
 
 
@@ -85,31 +83,39 @@ def decode_whole(data: bytes, channels: int, largest_pixels: int) -> np.ndarray:
 
     Raises UnreadableImage; before anything is decoded for more than `largest_pixels`.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit here is another
-            image = _open(data)
-        with image:
-            if image.width * image.height > largest_pixels:
-                raise UnreadableImage(f"is {image.width}x{image.height} pixels, more than {largest_pixels:,}")
-            image.load()
-            pixels = np.asarray(shown_image(_without_unused_channel(image, data), channels))
-    except UnreadableImage:
-        raise
-    except Exception as error:  # decoders raise anything on foreign bytes
-        raise UnreadableImage(_reason(error, data)) from error
+    with _refusing_damage(data), _open_large(data) as image:
+        if image.width * image.height > largest_pixels:
+            raise UnreadableImage(f"is {image.width}x{image.height} pixels, more than {largest_pixels:,}")
+        image.load()
+        pixels = np.asarray(shown_image(_without_unused_channel(image, data), channels))
     return pixels.reshape(*pixels.shape[:2], channels).transpose(2, 0, 1)
 
 
 def tiff_tags(data: bytes) -> dict[int, Any]:
     """The tags of a TIFF's first page by number; none of another file."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with _open(data) as image:
-                return dict(getattr(image, "tag_v2", {})) if image.format == "TIFF" else {}
+        with _open_large(data) as image:
+            return dict(getattr(image, "tag_v2", {})) if image.format == "TIFF" else {}
     except Exception:  # decoders raise anything on foreign bytes
         return {}
+
+
+@contextlib.contextmanager
+def _refusing_damage(data: bytes) -> Iterator[None]:
+    """Within it whatever a decoder raises on foreign bytes becomes an UnreadableImage."""
+    try:
+        yield
+    except UnreadableImage:
+        raise
+    except Exception as error:
+        raise UnreadableImage(_reason(error, data)) from error
+
+
+def _open_large(data: bytes) -> Image.Image:
+    """An image for whose size the caller has a limit of its own: Pillow warns of none below its hard one."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        return _open(data)
 
 
 def image_size(data: bytes) -> tuple[int, int]:

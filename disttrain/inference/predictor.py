@@ -33,18 +33,18 @@ class Predictor:
         """uint8 [n, channels, height, width] -> float32 [n, classes], rows summing to 1."""
         return self.scores(torch.from_numpy(images)).softmax(1).numpy()
 
-    @torch.inference_mode()
     def scores(self, images: torch.Tensor) -> torch.Tensor:
         """uint8 [n, channels, height, width] -> float32 [n, classes] on the CPU, as for a softmax."""
-        outputs = averaged_outputs(self.model, self.normalised(images), self.spec.symmetries)
-        return outputs.float().cpu()
+        return self._averaged(images, self.spec.symmetries)
 
-    @torch.inference_mode()
     def steady_probabilities(self, images: torch.Tensor) -> torch.Tensor:
         """As `probabilities`, averaged over all symmetries of the training: slower, and surer."""
         symmetries = _symmetries_of_training(self.spec) if len(self.spec.symmetries) == 1 else self.spec.symmetries
-        outputs = averaged_outputs(self.model, self.normalised(images), symmetries)
-        return outputs.float().softmax(1).cpu()
+        return self._averaged(images, symmetries).softmax(1)
+
+    @torch.inference_mode()
+    def _averaged(self, images: torch.Tensor, symmetries: tuple[Symmetry, ...]) -> torch.Tensor:
+        return averaged_outputs(self.model, self.normalised(images), symmetries).float().cpu()
 
     def normalised(self, images: torch.Tensor) -> torch.Tensor:
         """uint8 [n, channels, H, W] of any size -> float32 of the same shape, on the model's device."""
