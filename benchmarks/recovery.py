@@ -141,7 +141,7 @@ def ranks_of(agent: int) -> list[int]:
 
 
 def is_rank(pid: int) -> bool:
-    return b"disttrain" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    return b"\0disttrain\0train\0" in Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
 # Watching, on each rank ---------------------------------------------------------------------------------------------

@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by the launchers: `run_module`, and PYTHON, an interpreter that has disttrain. Yours if you set it, else the one on
 # the PATH, else the one that `make setup` made.
 if [ -z "${PYTHON:-}" ]; then
@@ -18,7 +19,7 @@ fi
 # working directory first, which is the user's.
 run_module() {
     local script
-    script="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)/disttrain/entry/run_module.py"
+    script="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)/disttrain/system/entry/run_module.py"
     if [ -f "$script" ]; then
         exec "$PYTHON" "$script" "$@"
     fi

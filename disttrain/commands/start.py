@@ -22,6 +22,17 @@ T = TypeVar("T")
 CONNECT_TIMEOUT_S = 60.0
 """How long a rank tries to reach the others."""
 
+PRELOAD = (
+    "torch._dynamo",  # a process's first optimizer imports it
+    "disttrain.commands.train",
+    "disttrain.data.cache",
+    "disttrain.data.decode",
+    "disttrain.inference.evaluate_model",
+    "disttrain.inference.predict_files",
+    "disttrain.training.run",
+)
+"""What the ranks of every command need. No user's code, and nothing that depends on the rank or looks at a GPU."""
+
 
 def join_or_start(
     arguments: argparse.Namespace, argv: Sequence[str], validate: Callable[[int], Config | None]
@@ -40,7 +51,7 @@ def join_or_start(
         notice_s = _notice_s(validate(1))
         if restarts is not None:
             env = dataclasses.replace(env, max_restarts=restarts)
-        return start_node(env, argv, notice_s)
+        return start_node(env, argv, notice_s, PRELOAD)
     if env is None or env.world_size == 1:
         wanted = _wanted_workers(arguments.workers)
         config = validate(wanted or 1)
@@ -48,7 +59,7 @@ def join_or_start(
 
         workers = wanted or (default_worker_count() if env is None else 1)
         if workers > 1 or (restarts and env is None):
-            return start_workers(workers, argv, restarts or 0, _notice_s(config))
+            return start_workers(workers, argv, restarts or 0, _notice_s(config), PRELOAD)
     return env or RankEnv.alone()
 
 

@@ -11,10 +11,12 @@ import os
 import sys
 
 from disttrain.commands.parser import parse
+from disttrain.commands.start import PRELOAD
 from disttrain.config import load_config
 from disttrain.errors import exit_code_of
 from disttrain.launch.env import torchrun_environ
-from disttrain.launch.local import default_worker_count, replace_environ, run_agent
+from disttrain.launch.local import default_worker_count, run_agent
+from disttrain.system.processes import replace_environ
 from disttrain.system.streams import secure_streams
 
 
@@ -30,7 +32,7 @@ def start(argv: list[str]) -> int:
     options = argv[: len(argv) - len(command) + 1]
     if train.max_restarts is not None:  # it may stand before or behind CONFIG
         options += ["--max-restarts", str(train.max_restarts)]
-    return run_agent([*options, RUN_MODULE, "disttrain", *command], config.checkpoint.notice_s)
+    return run_agent([*options, RUN_MODULE, "disttrain", *command], config.checkpoint.notice_s, PRELOAD)
 
 
 def main() -> int:

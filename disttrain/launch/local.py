@@ -5,16 +5,20 @@ torchrun itself turns every exit code of a worker into 1. Here the first worker 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import os
+import sys
 import uuid
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from disttrain.errors import ConfigError, PeerLostError
+from disttrain.launch.agent.forked_rank import ForkServer
 from disttrain.launch.env import NodeEnv, agent_environ, bare_address, is_loopback, limit_name_lookups
 from disttrain.system.import_path import RUN_MODULE
+from disttrain.system.processes import replace_environ
 
 if TYPE_CHECKING:
     from disttrain.launch.agent.elastic import Agent
@@ -23,25 +27,28 @@ if TYPE_CHECKING:
 _RENDEZVOUS: Mapping[str, int] = {"last_call_timeout": 5, "keep_alive_interval": 2, "keep_alive_max_attempt": 3}
 
 
-def start_workers(count: int, command: Sequence[str], max_restarts: int, notice_s: float) -> int:
+def start_workers(
+    count: int, command: Sequence[str], max_restarts: int, notice_s: float, preload: Sequence[str] = ()
+) -> int:
     """Run `disttrain COMMAND` as `count` ranks on this machine; the exit code of the job.
 
-    `notice_s`: the grace period of ranks that are asked to stop, in seconds.
+    `notice_s`: the grace period of ranks that are asked to stop, in seconds. `preload`: see `run_agent`.
     """
     options = ["--standalone", "--nproc-per-node", str(count), "--max-restarts", str(max_restarts)]
-    return _start(options, command, notice_s)
+    return _start(str(count), options, command, notice_s, preload)
 
 
-def start_node(node: NodeEnv, command: Sequence[str], notice_s: float) -> int:
+def start_node(node: NodeEnv, command: Sequence[str], notice_s: float, preload: Sequence[str] = ()) -> int:
     """Run the ranks of one node of a Kubernetes job; `auto` ranks are one per GPU, or one on the CPU."""
     if node.nproc_per_node == "auto":
         node = dataclasses.replace(node, nproc_per_node=str(default_worker_count()))
-    return _start(node.torchrun_arguments(), command, notice_s)
+    return _start(node.nproc_per_node, node.torchrun_arguments(), command, notice_s, preload)
 
 
-def _start(options: Sequence[str], command: Sequence[str], notice_s: float) -> int:
+def _start(count: str, options: Sequence[str], command: Sequence[str], notice_s: float, preload: Sequence[str]) -> int:
     replace_environ(agent_environ(os.environ))
-    return run_agent([*options, RUN_MODULE, "disttrain", *command], notice_s)
+    _divide_cores(count)
+    return run_agent([*options, RUN_MODULE, "disttrain", *command], notice_s, preload)
 
 
 def default_worker_count() -> int:
@@ -51,17 +58,32 @@ def default_worker_count() -> int:
     return max(1, torch.cuda.device_count())
 
 
-def run_agent(argv: Sequence[str], notice_s: float) -> int:
-    """An agent with torchrun's arguments, in this process. Raises ConfigError for options that torchrun refuses."""
+def run_agent(argv: Sequence[str], notice_s: float, preload: Sequence[str] = ()) -> int:
+    """An agent with torchrun's arguments, in this process. Raises ConfigError for options that torchrun refuses.
+
+    `preload`: modules that each rank of this package needs. They are imported once, and the ranks forked from there.
+    """
     # The agent's long reports give way to the one that the ranks make. (torch sets "torch.distributed" anew on import.)
     limit_name_lookups(os.environ)
     os.environ.setdefault("LOGLEVEL", "CRITICAL")
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
-    return _build_agent(argv, notice_s).run_job()
+    if os.environ.get("PYTHON_EXEC") not in (None, sys.executable):  # of torchrun: the ranks run under another Python
+        preload = ()
+    with contextlib.ExitStack() as stack:
+        server: ForkServer | None = None
+        if preload and "OMP_NUM_THREADS" in os.environ:  # beside the import of torch in this process
+            server = stack.enter_context(contextlib.closing(ForkServer(preload)))
+        from torch.distributed import run as torchrun
+
+        arguments = torchrun.parse_args(list(argv))
+        _divide_cores(arguments.nproc_per_node)
+        if preload and server is None:
+            server = stack.enter_context(contextlib.closing(ForkServer(preload)))
+        return _build_agent(arguments, notice_s, server).run_job()
 
 
-def _build_agent(argv: Sequence[str], notice_s: float) -> Agent:
+def _build_agent(arguments: Any, notice_s: float, server: ForkServer | None) -> Agent:
     """What torchrun makes of its arguments, but with an agent of ours."""
     from torch.distributed import run as torchrun
     from torch.distributed.elastic.agent.server.api import WorkerSpec
@@ -71,8 +93,6 @@ def _build_agent(argv: Sequence[str], notice_s: float) -> Agent:
     from disttrain.launch.agent.elastic import Agent
     from disttrain.launch.agent.rendezvous import RoundRendezvous
 
-    arguments = torchrun.parse_args(list(argv))
-    _divide_cores(arguments)
     _choose_meeting_place(arguments)
     try:
         config, entrypoint, words = torchrun.config_from_args(arguments)
@@ -104,7 +124,7 @@ def _build_agent(argv: Sequence[str], notice_s: float) -> Agent:
         rdzv_handler=rounds,
         **{name: getattr(config, name) for name in shared},
     )
-    return Agent(spec, rounds, config, notice_s)
+    return Agent(spec, rounds, config, notice_s, server)
 
 
 def _choose_meeting_place(arguments: Any) -> None:
@@ -124,15 +144,8 @@ def _choose_meeting_place(arguments: Any) -> None:
         arguments.master_addr = bare_address(arguments.master_addr)
 
 
-def _divide_cores(arguments: Any) -> None:
+def _divide_cores(count: str) -> None:
     """Give each rank its part of the cores, where the user has not said otherwise: torchrun would give it one."""
-    if "OMP_NUM_THREADS" not in os.environ and arguments.nproc_per_node.isdigit():
+    if "OMP_NUM_THREADS" not in os.environ and count.isdigit():
         cores = len(os.sched_getaffinity(0))
-        os.environ["OMP_NUM_THREADS"] = str(max(1, cores // max(1, int(arguments.nproc_per_node))))
-
-
-def replace_environ(environ: dict[str, str]) -> None:
-    """Make this process's environment exactly `environ`."""
-    for name in set(os.environ) - set(environ):
-        del os.environ[name]
-    os.environ.update(environ)
+        os.environ["OMP_NUM_THREADS"] = str(max(1, cores // max(1, int(count))))

@@ -11,7 +11,7 @@ import resource
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Generic, NamedTuple, TypeVar
 
@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
 
 GONE = "gone"
 
@@ -48,6 +48,27 @@ def die_with_parent(parent: int) -> None:
     parent_death_signal(signal.SIGKILL)()
     if os.getppid() != parent:  # it went before the kernel was told
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def adopting_orphans() -> Iterator[bool]:
+    """Within it processes below this one become its children where their parent ends; whether the kernel does that."""
+    if sys.platform != "linux":
+        yield False
+        return
+    prctl = ctypes.CDLL(None).prctl
+    adopts = prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
+    try:
+        yield adopts
+    finally:
+        prctl(_PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+
+
+def replace_environ(environ: Mapping[str, str]) -> None:
+    """Make this process's environment exactly `environ`."""
+    for name in set(os.environ) - set(environ):
+        del os.environ[name]
+    os.environ.update(environ)
 
 
 def raise_file_limit() -> None:

@@ -85,6 +85,10 @@ class Running:
                 continue
         return {pid: line for pid, line in found.items() if line}
 
+    def ranks(self) -> list[int]:
+        """Process ids of the ranks, the oldest first."""
+        return sorted(pid for pid, line in self.processes().items() if "run_module.py disttrain " in line)
+
     def kill(self) -> None:
         for pid in self.processes():
             try:

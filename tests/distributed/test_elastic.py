@@ -37,11 +37,6 @@ class Net(PlanesNetCnn):
 """
 
 
-def ranks_of(running: Running) -> list[int]:
-    """Process ids of the ranks that an agent has started."""
-    return sorted(pid for pid, line in running.processes().items() if "run_module.py disttrain" in line)
-
-
 def after_a_checkpoint(running: Running, run_dir: Path) -> Running:
     running.poll((run_dir / "checkpoints/latest").exists, "a checkpoint")
     return running
@@ -78,7 +73,7 @@ def test_a_killed_rank_is_started_again_and_the_weights_are_those_of_no_interrup
     whole, run_dir = uninterrupted(commands, 2, [*LONGER]), commands.folder / "killed"
     running = after_a_checkpoint(commands.start([*command(run_dir, 2, *LONGER), "--max-restarts", "1"]), run_dir)
     killed_at = time.monotonic()
-    os.kill(ranks_of(running)[-1], signal.SIGKILL)
+    os.kill(running.ranks()[-1], signal.SIGKILL)
     running.poll(lambda: "goes on from step" in running.stderr, "a second start")
     measured("seconds_from_kill_to_training", time.monotonic() - killed_at)
     ended = running.wait()
@@ -94,7 +89,7 @@ def test_a_frozen_rank_is_killed_soon_after_its_peers_have_left_and_all_start_ag
     whole, run_dir = uninterrupted(commands, 2, [*LONGER]), commands.folder / "frozen"
     argv = [*command(run_dir, 2, *LONGER, "comm.timeout_s=6.0"), "--max-restarts", "1"]
     running = after_a_checkpoint(commands.start(argv), run_dir)
-    os.kill(ranks_of(running)[-1], signal.SIGSTOP)
+    os.kill(running.ranks()[-1], signal.SIGSTOP)
     running.poll(lambda: "had not ended with its peers and was killed: restart 1 of 1" in running.stderr, "a restart")
     assert running.wait().code == 0
     assert sha256(run_dir) == sha256(whole)
@@ -164,7 +159,7 @@ def test_a_rank_that_is_asked_to_stop_is_not_started_again(commands: Commands) -
     run_dir = commands.folder / "run"
     argv = [*command(run_dir, 2, *LONGER), "--max-restarts", "3"]
     running = after_a_checkpoint(commands.start(argv), run_dir)
-    os.kill(ranks_of(running)[-1], signal.SIGTERM)
+    os.kill(running.ranks()[-1], signal.SIGTERM)
     ended = running.wait()
     assert (ended.code, restarts(ended)) == (143, []), ended.stderr
 
@@ -234,7 +229,7 @@ def test_nodes_with_fixed_numbers_start_their_ranks_again_together(commands: Com
         for number in range(2)
     ]
     after_a_checkpoint(nodes[0], run_dir)
-    os.kill(ranks_of(nodes[1])[0], signal.SIGKILL)
+    os.kill(nodes[1].ranks()[0], signal.SIGKILL)
     ended = [one.wait() for one in nodes]
     assert [one.code for one in ended] == [0, 0], "\n".join(one.stderr for one in ended)
     assert [len(restarts(one)) for one in ended] == [1, 1]

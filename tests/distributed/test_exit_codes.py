@@ -96,13 +96,8 @@ def until_it_trains(commands: Commands, launcher: str) -> Running:
     running = commands.start(command(commands, launcher, "train.epochs=1000000"))
     status = commands.folder / "run" / "status.json"
     running.poll(lambda: status.exists() and json.loads(status.read_text())["step"] > 0, "a first step")
-    assert len(rank_processes(running)) == 2
+    assert len(running.ranks()) == 2
     return running
-
-
-def rank_processes(running: Running) -> list[int]:
-    """The ranks: children of the launcher that are Python like it."""
-    return [pid for pid, line in running.processes().items() if pid != running.process.pid and "--local" not in line]
 
 
 @both_launchers

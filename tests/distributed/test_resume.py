@@ -62,8 +62,7 @@ def stop_after_first_checkpoint(commands: Commands, argv: list[str], run_dir: Pa
     running = commands.start(argv)
     latest = run_dir / "checkpoints/latest"
     running.poll(latest.exists, "a checkpoint")
-    ranks = [pid for pid, line in running.processes().items() if "run_module.py disttrain" in line]
-    os.kill(max(ranks), number)
+    os.kill(running.ranks()[-1], number)
     return running
 
 

@@ -15,6 +15,7 @@ from torch.distributed.elastic.multiprocessing.api import SubprocessContext
 from torch.distributed.elastic.rendezvous.api import RendezvousError, RendezvousGracefulExitError
 
 from disttrain.errors import ConfigError, PeerLostError, Preempted, say, say_error
+from disttrain.launch.agent.forked_rank import ForkServer, forking_from
 from disttrain.launch.agent.local_ranks import Cause, LocalRanks
 from disttrain.launch.agent.poll import Poll
 from disttrain.launch.agent.rendezvous import RoundRendezvous
@@ -35,8 +36,10 @@ _JOINS = "another node joins: training goes on with it from the last checkpoint"
 class Agent(LocalElasticAgent):
     """Starts the ranks of this node and watches them to the end of the job."""
 
-    def __init__(self, spec: Any, rounds: RoundRendezvous, config: Any, notice_s: float) -> None:
-        """`notice_s`: the grace period of ranks that are asked to stop, in seconds."""
+    def __init__(
+        self, spec: Any, rounds: RoundRendezvous, config: Any, notice_s: float, server: ForkServer | None = None
+    ) -> None:
+        """`notice_s`: the grace period of ranks that are asked to stop, in seconds. `server`: forks the ranks."""
         super().__init__(
             spec,
             logs_specs=config.logs_specs,
@@ -48,6 +51,8 @@ class Agent(LocalElasticAgent):
         self._max_restarts: int = spec.max_restarts
         self._max_nodes, self._endpoint = config.max_nodes, config.rdzv_endpoint
         self._ranks = LocalRanks({})
+        # torch binds a rank to cores on the way to its command.
+        self._server = server if getattr(spec, "numa_options", None) is None else None
 
     def run_job(self) -> int:
         """Start the ranks, and again while that helps; the exit code of the job.
@@ -78,6 +83,8 @@ class Agent(LocalElasticAgent):
 
     def _start_round(self) -> None:
         group, self._ranks = self._worker_group, LocalRanks({})
+        if self._server is not None:
+            self._server.start()  # again, where it was lost
         try:
             with self._signals.raising(), self._announced():
                 self._rendezvous(group)
@@ -88,13 +95,17 @@ class Agent(LocalElasticAgent):
             if "EADDRINUSE" in text:
                 raise ConfigError(f"the port of --master-port is in use here: {text}. Give another one.") from error
             raise PeerLostError(f"rendezvous failed: {text}. Run the same command again.") from error
+        if self._server is not None:
+            with self._signals.raising(), announced("waiting for the import of torch"):
+                self._server.wait_ready()
         # torch would have its own handlers, which raise wherever the agent just is, also half-way through a start.
         os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = ""
         os.environ[ROUND_VARIABLE] = self._rounds.round_id
         os.environ[AGENT_VARIABLE] = str(os.getpid())
         self._remaining_restarts = max(0, self._max_restarts - self._rounds.restarts)  # what torch tells the ranks
         self._signals.listen()  # not before: until there are ranks, a signal may just end this process
-        self._start_workers(group)
+        with forking_from(self._server):
+            self._start_workers(group)
         self._signals.listen()  # a torch that does not know the variable
         assert isinstance(self._pcontext, SubprocessContext)
         started = self._pcontext.subprocess_handlers

@@ -5,10 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple, Protocol
 
 from disttrain.errors import PeerLostError
 from disttrain.launch.exit_codes import describe, job_exit_code
@@ -25,10 +24,24 @@ class Cause(NamedTuple):
     exit_code: int
 
 
+class Process(Protocol):
+    """Of subprocess.Popen and ForkedRank, what is used here."""
+
+    @property
+    def pid(self) -> int:
+        """Its number."""
+
+    def poll(self) -> int | None:
+        """The exit code, negative where a signal has ended it; None while it runs."""
+
+    def send_signal(self, number: int, /) -> None:
+        """Nothing happens where it has ended."""
+
+
 class LocalRanks:
     """Running ranks by their number. Each leads a process group of its own."""
 
-    def __init__(self, processes: Mapping[int, subprocess.Popen[Any]]) -> None:
+    def __init__(self, processes: Mapping[int, Process]) -> None:
         self._running = dict(processes)
         self.ended: dict[int, int] = {}
         """Exit codes, negative where a signal killed the rank, in the order of their coming."""
@@ -91,6 +104,6 @@ class LocalRanks:
         return Cause(rank, describe(code), job_exit_code(code))
 
 
-def _signal_group(process: subprocess.Popen[Any], number: signal.Signals) -> None:
+def _signal_group(process: Process, number: signal.Signals) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, number)

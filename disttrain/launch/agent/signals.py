@@ -12,7 +12,8 @@ from types import FrameType
 
 from disttrain.launch.stop import STOP_SIGNALS
 
-_NOTED = (*STOP_SIGNALS, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+NOTED = (*STOP_SIGNALS, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+"""The signals that the agent acts upon."""
 
 
 class Interrupted(Exception):
@@ -34,13 +35,13 @@ class Signals:
 
     def listen(self) -> None:
         """Take the signals from now on, also where another handler has been put in place since."""
-        for number in _NOTED:
+        for number in NOTED:
             signal.signal(number, self._note)
 
     @contextlib.contextmanager
     def restored(self) -> Iterator[None]:
         """Afterwards the handlers that were there before."""
-        before = {number: signal.getsignal(number) for number in _NOTED}
+        before = {number: signal.getsignal(number) for number in NOTED}
         try:
             yield
         finally:

@@ -2,6 +2,9 @@
 
 `python -m` puts the working directory first on `sys.path`, where a user's `random.py` or `queue.py` would take the
 place of Python's own in every rank, and a `disttrain.py` that of the package.
+
+`python .../run_module.py --fork AGENT CONTROL PRELOAD...` does so in each process that an agent forks from it, whose
+`MODULE ARGUMENTS` come from the agent.
 """
 
 import os
@@ -30,4 +33,8 @@ def _load_package(folder: Path) -> None:
 if __name__ == "__main__":
     _load_package(Path(_HERE).parents[1])
     del sys.argv[0]
+    if sys.argv[0] == "--fork":
+        from disttrain.system.forkserver import serve
+
+        serve()  # returns in the forked processes only
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

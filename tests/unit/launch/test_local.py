@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-from types import SimpleNamespace
 
 import pytest
 from torch.distributed import run as torchrun
@@ -24,7 +23,7 @@ def test_ranks_share_the_cores_unless_the_user_says_otherwise(
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(4)))
     monkeypatch.delenv("OMP_NUM_THREADS")
     monkeypatch.setenv("OMP_NUM_THREADS", given) if given else monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    local._divide_cores(SimpleNamespace(nproc_per_node=workers))
+    local._divide_cores(workers)
     assert os.environ.get("OMP_NUM_THREADS") == expected
 
 
@@ -75,7 +74,8 @@ def test_a_job_waits_a_short_while_for_more_nodes_unless_the_user_says_otherwise
 ) -> None:
     monkeypatch.setenv("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")  # the agent sets it
     place = ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", "--nnodes", "1:2"]
-    agent = local._build_agent([*place, *given, "--max-restarts", "3", "--module", "disttrain"], notice_s=7)
+    arguments = torchrun.parse_args([*place, *given, "--max-restarts", "3", "--module", "disttrain"])
+    agent = local._build_agent(arguments, notice_s=7, server=None)
     spec = agent.get_worker_group().spec
     assert spec.max_restarts == 3
     assert isinstance(spec.rdzv_handler, RoundRendezvous)
