@@ -49,11 +49,14 @@ test-setup: setup
 	tests/system_packages.sh
 	! tests/system_packages.sh --has-horovods || $(MAKE) --no-print-directory horovod
 
+SHELL_SCRIPTS := .ci/run $(wildcard launchers/*.sh slurm/*.sh slurm/*.sbatch tests/*.sh)
+
 check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/shellcheck $(SHELL_SCRIPTS)
 
 # N trainings that are killed, frozen, cut off and damaged at random: those of the seeds SEED, SEED + 1 ...
 # (without SEED: from the clock). A failing one is run again by `make chaos N=1 SEED=<its seed>`.

@@ -134,7 +134,7 @@ build() {
     # The headers of torch 2.1 and newer need 17, those of 2.15 need 20.
     sed -i 's/set(CMAKE_CXX_STANDARD 14)/set(CMAKE_CXX_STANDARD 20)/' "$source/CMakeLists.txt" "$source/horovod/torch/CMakeLists.txt"
     export HOROVOD_WITH_PYTORCH=1 HOROVOD_WITHOUT_TENSORFLOW=1 HOROVOD_WITHOUT_MXNET=1 HOROVOD_WITH_GLOO=1
-    [ "$mpi" = none ] && export HOROVOD_WITHOUT_MPI=1 || export HOROVOD_WITH_MPI=1
+    if [ "$mpi" = none ]; then export HOROVOD_WITHOUT_MPI=1; else export HOROVOD_WITH_MPI=1; fi
     export HOROVOD_LOCAL_VERSION="${wanted#*+}"
     if [ "$cuda" = cpu ]; then
         # It asks for CUDA as soon as torch finds an nvcc.
@@ -166,7 +166,7 @@ prepare_cuda() {
     HOROVOD_BUILD_CUDA_CC_LIST="${HOROVOD_BUILD_CUDA_CC_LIST:-$("$PYTHON" -c '
 import re, torch
 print(",".join(re.findall(r"sm_(\d+)(?!\w)", torch._C._cuda_getArchFlags() or "")))')}"
-    [ -n "$HOROVOD_BUILD_CUDA_CC_LIST" ] && export HOROVOD_BUILD_CUDA_CC_LIST || unset HOROVOD_BUILD_CUDA_CC_LIST
+    if [ -n "$HOROVOD_BUILD_CUDA_CC_LIST" ]; then export HOROVOD_BUILD_CUDA_CC_LIST; else unset HOROVOD_BUILD_CUDA_CC_LIST; fi
 }
 
 [ -n "$(cached_wheel)" ] && [ ${#missing[@]} -eq 0 ] || build

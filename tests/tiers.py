@@ -20,7 +20,12 @@ import pytest
 
 _REPOSITORY = Path(__file__).resolve().parents[1]
 _QUICK = ("tests/unit/", "tests/field/")
-_WHOLE_FILES = (*_QUICK, "tests/integration/test_readme.py", "tests/integration/test_real_data.py")
+_WHOLE_FILES = (
+    *_QUICK,
+    "tests/integration/test_readme.py",
+    "tests/integration/test_real_data.py",
+    "tests/integration/test_slurm.py",
+)
 
 
 @functools.cache

@@ -7,6 +7,7 @@ import torch
 from disttrain.comm.base import Comm
 from disttrain.comm.control_plane import ControlPlane
 from disttrain.comm.ddp import DdpComm
+from disttrain.comm.network_interface import find_interface
 from disttrain.config import Config
 from disttrain.launch.env import RankEnv
 
@@ -20,7 +21,7 @@ def build_comm(config: Config, env: RankEnv, control_plane: ControlPlane, device
         return HorovodComm(
             config.comm, env, device, control_plane.phases, start_horovod(config.comm, env, control_plane)
         )
-    ends = control_plane.store, env.rank, env.world_size, device, control_plane.phases, env.on_one_machine
+    ends = control_plane.store, env.rank, env.world_size, device, control_plane.phases, find_interface(control_plane)
     if config.batch.shards:
         from disttrain.comm.tree_comm import TreeComm
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 import sys
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -16,11 +15,11 @@ from torch import nn
 from torch.distributed import PrefixStore, Store
 from torch.nn.parallel import DistributedDataParallel
 
+from disttrain.comm.network_interface import told_to_libraries
 from disttrain.config.sections import CommConfig
 from disttrain.data.pipeline import MicroBatch
 from disttrain.telemetry.phases import WAITING, PhaseTimer
 
-_GLOO_DEVICE, _LOOPBACK = "GLOO_SOCKET_IFNAME", "lo"
 _POWERSGD_FIRST_STEPS = 10  # plain steps before PowerSGD, while gradients still turn quickly
 _POWERSGD_TENSORS = ("error_dict", "p_memory_dict", "q_memory_dict")
 _BEYOND_WATCHDOG_S = 15.0  # the watchdog ends a wait with a report; the process group's own timeout is the backstop
@@ -40,20 +39,6 @@ def _nothing_on_standard_output() -> Iterator[None]:
         os.close(kept)
 
 
-@contextlib.contextmanager
-def _gloo_on_loopback(wanted: bool) -> Iterator[None]:
-    """Let gloo take the loopback device, where the user names none: to find another it looks up this host's name, for
-    minutes where no name server answers."""
-    if not wanted or _GLOO_DEVICE in os.environ or _LOOPBACK not in dict(socket.if_nameindex()).values():
-        yield
-        return
-    os.environ[_GLOO_DEVICE] = _LOOPBACK
-    try:
-        yield
-    finally:
-        del os.environ[_GLOO_DEVICE]
-
-
 class DdpComm:
     """One rank's end of torch's process group. See `Comm` for what each method is for."""
 
@@ -65,15 +50,16 @@ class DdpComm:
         world_size: int,
         device: torch.device,
         phases: PhaseTimer | None = None,
-        on_one_machine: bool = False,
+        interface: str | None = None,
     ) -> None:
-        """`on_one_machine`: all ranks are here, so that they need no network and no host name to find each other."""
+        """`interface`: the network interface that leads to the other ranks. Without one gloo looks up this host's name,
+        for minutes where no name server answers."""
         self.config, self.rank, self.world_size, self.device = config, rank, world_size, device
         self.grad_divisor = world_size
         self._phases = phases or PhaseTimer()
         self._powersgd: Any = None
         backend = "nccl" if device.type == "cuda" else "gloo"
-        with _nothing_on_standard_output(), _gloo_on_loopback(on_one_machine):
+        with _nothing_on_standard_output(), told_to_libraries(interface):
             dist.init_process_group(
                 backend,
                 store=PrefixStore("process_group", store),

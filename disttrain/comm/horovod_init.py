@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from disttrain.comm.control_plane import ControlPlane
+from disttrain.comm.network_interface import find_interface
 from disttrain.config.sections import CommConfig
 from disttrain.errors import ConfigError, PeerLostError
 from disttrain.files import expand_home, user_path
@@ -176,7 +177,7 @@ def _rendezvous(env: RankEnv, control_plane: ControlPlane) -> tuple[Any, dict[st
         "HOROVOD_GLOO_RENDEZVOUS_PORT": port,
         "HOROVOD_CONTROLLER": "gloo",
         "HOROVOD_CPU_OPERATIONS": "gloo",
-        "HOROVOD_GLOO_IFACE": _interface_to(address),
+        "HOROVOD_GLOO_IFACE": os.environ.get("HOROVOD_GLOO_IFACE") or _interface_to(control_plane, address),
         "HOROVOD_HOSTNAME": f"rank-{env.rank}",
         "HOROVOD_RANK": str(env.rank),
         "HOROVOD_SIZE": str(env.world_size),
@@ -187,14 +188,12 @@ def _rendezvous(env: RankEnv, control_plane: ControlPlane) -> tuple[Any, dict[st
     }
 
 
-def _interface_to(address: str) -> str:
-    """The network interface through which this host reaches an address: `lo`, `eth0`, ..."""
-    import psutil
-
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect((address, 9))  # sends nothing
-        own = probe.getsockname()[0]
-    for name, addresses in psutil.net_if_addrs().items():
-        if any(one.address == own for one in addresses):
-            return name
-    raise ConfigError(f"no network interface of this host has the address {own}, from which {address} is reached.")
+def _interface_to(control_plane: ControlPlane, address: str) -> str:
+    """The network interface through which this rank reaches the others: `lo`, `eth0`, ..."""
+    name = find_interface(control_plane)
+    if name is None:
+        raise ConfigError(
+            f"no network interface of this host leads to {address}, where the ranks meet. Export "
+            "HOROVOD_GLOO_IFACE=<interface>, or another MASTER_ADDR."
+        )
+    return name

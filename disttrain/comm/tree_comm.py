@@ -31,10 +31,10 @@ class TreeComm(DdpComm):
         world_size: int,
         device: torch.device,
         phases: PhaseTimer,
-        on_one_machine: bool = False,
+        interface: str | None = None,
     ) -> None:
         """See `DdpComm.__init__`."""
-        super().__init__(config.comm, store, rank, world_size, device, phases, on_one_machine)
+        super().__init__(config.comm, store, rank, world_size, device, phases, interface)
         self.grad_divisor = 1
         self._exchange = TreeExchange(config.batch.shards, rank, world_size)
         self._reducer: TreeReducer | None = None

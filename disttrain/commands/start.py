@@ -13,6 +13,7 @@ from disttrain.commands.parser import parse
 from disttrain.config import Config, load_config
 from disttrain.errors import ConfigError, DisttrainError
 from disttrain.launch.env import NodeEnv, RankEnv, resolve
+from disttrain.launch.slurm.cores import cores_of_task
 
 if TYPE_CHECKING:
     from disttrain.comm.rank_session import RankSession
@@ -44,6 +45,9 @@ def join_or_start(
     number of ranks, as far as it is known, and returns the config, where the command has one.
     """
     env = resolve(os.environ)
+    if isinstance(env, RankEnv) and env.launcher == "slurm":  # before torch is imported, which reads it
+        cores = cores_of_task(os.environ, len(os.sched_getaffinity(0)), env.local_world_size)
+        os.environ.setdefault("OMP_NUM_THREADS", str(cores))
     restarts: int | None = getattr(arguments, "max_restarts", None)
     if isinstance(env, NodeEnv):
         from disttrain.launch.local import start_node

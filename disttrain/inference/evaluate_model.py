@@ -9,7 +9,8 @@ import numpy as np
 
 from disttrain.comm.control_plane import ControlPlane
 from disttrain.comm.ddp import DdpComm
-from disttrain.comm.device import pick_device
+from disttrain.comm.device import check_own_gpu, pick_device
+from disttrain.comm.network_interface import find_interface
 from disttrain.config.sections import CommConfig, DataConfig
 from disttrain.data.base import Dataset, ImageArrays
 from disttrain.data.open import open_dataset
@@ -36,6 +37,7 @@ def evaluate_model_dir(
 ) -> dict[str, Any]:
     """The object that `disttrain evaluate` prints; every rank gets it. Raises DisttrainError."""
     device = control_plane.run_on_all("device", lambda: pick_device(device_name, env))
+    check_own_gpu(control_plane, device)
     model, spec = control_plane.run_on_all("model", lambda: load_model_dir(model_dir, allow_code))
     dataset = control_plane.run_on_all(
         "data", lambda: _open(spec, data_path, split, verify=env.local_rank == 0), env.local_rank == 0
@@ -44,7 +46,7 @@ def evaluate_model_dir(
     samples = build_samples(dataset, _data_config(spec, data_path), transform, device, 0)
     ids = _ids(dataset, split)
     store, phases = control_plane.store, control_plane.phases
-    comm = DdpComm(CommConfig(), store, env.rank, env.world_size, device, phases, env.on_one_machine)
+    comm = DdpComm(CommConfig(), store, env.rank, env.world_size, device, phases, find_interface(control_plane))
     try:
         batches = EvalPipeline(samples, ids, _BATCH_SIZE, env.rank, env.world_size)
         result = evaluate(model.to(device), batches, build_loss(), comm, spec.class_names, spec.symmetries)

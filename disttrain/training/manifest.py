@@ -29,6 +29,7 @@ def record_start(
         "first_step": first_step,
         "world_size": env.world_size,
         "restart_count": env.restart_count,
+        "slurm_restart_count": env.requeues,
         "launcher": env.launcher,
         "job": env.job_id,
         "data": prepared.data_identity,

@@ -16,7 +16,7 @@ from disttrain.checkpoint.state import plain_values, rank_shard, restore
 from disttrain.comm.base import Comm
 from disttrain.comm.build import build_comm
 from disttrain.comm.control_plane import ControlPlane
-from disttrain.comm.device import pick_device
+from disttrain.comm.device import check_own_gpu, pick_device
 from disttrain.comm.rank_session import RankSession
 from disttrain.data.pipeline import EvalPipeline
 from disttrain.errors import DivergedError, Preempted
@@ -37,6 +37,7 @@ from disttrain.training.manifest import record_start, was_started_by
 from disttrain.training.preemption import StopAgreement, StopRequest
 from disttrain.training.prepare import Prepared, Request, prepare
 from disttrain.training.run_record import RunRecord
+from disttrain.training.shared_folder import check_shared
 from disttrain.training.training_log import TrainingLog
 from disttrain.training.validation import Validation
 
@@ -56,7 +57,9 @@ def _run_training(request: Request, session: RankSession) -> dict[str, Any]:
     if is_restart:
         request = dataclasses.replace(request, resume="auto")
     device = control_plane.run_on_all("device", lambda: pick_device(config.train.device, env))
+    check_own_gpu(control_plane, device)
     prepared = control_plane.run_on_all("prepare", lambda: prepare(request, env, device), first=env.local_rank == 0)
+    check_shared(control_plane, run_dir)
     finished = control_plane.run_on_all("result", lambda: load_result(run_dir) if request.resume != "never" else None)
     if finished is not None:
         log.info("%s has finished already; --resume never trains it anew.", run_dir)

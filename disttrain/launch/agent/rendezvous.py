@@ -19,6 +19,8 @@ from torch.distributed import DistError, PrefixStore, Store, TCPStore
 from torch.distributed.elastic.rendezvous import RendezvousHandler, RendezvousInfo, RendezvousStoreInfo
 from torch.distributed.elastic.rendezvous.api import RendezvousConnectionError, RendezvousTimeoutError
 
+from disttrain.launch.env import JOB_VARIABLE
+
 _STATIC_TIMEOUT_S = 600.0  # as long as torch's other rendezvous wait for their nodes
 
 
@@ -57,7 +59,7 @@ class RoundRendezvous(RendezvousHandler):
         if found.rank == 0:
             found_before = store.multi_get([f"disttrain/before/{rank}" for rank in range(found.world_size)])
             rounds, restarts, jobs = zip(*map(json.loads, found_before), strict=True)
-            job = max(zip(rounds, jobs, strict=True))[1] or uuid.uuid4().hex[:8]
+            job = max(zip(rounds, jobs, strict=True))[1] or os.environ.get(JOB_VARIABLE) or uuid.uuid4().hex[:8]
             meeting = found.bootstrap_store_info
             assert meeting is not None
             address, port = meeting.master_addr, meeting.master_port

@@ -13,15 +13,15 @@ from collections.abc import Callable, MutableMapping
 
 from disttrain.errors import ConfigError
 from disttrain.launch.env import launchers as by
-from disttrain.launch.env.launchers import AGENT_VARIABLE, ROUND_VARIABLE
+from disttrain.launch.env.launchers import AGENT_VARIABLE, JOB_VARIABLE, ROUND_VARIABLE
 from disttrain.launch.env.model import NodeEnv, RankEnv
 from disttrain.launch.env.mpich import is_mpich, mpich
 from disttrain.launch.env.pod import is_pod, pod
-from disttrain.launch.env.reading import OPENMPI, PLAIN, Environ, bare_address, check_agreement, is_loopback, whole
+from disttrain.launch.env.reading import OPENMPI, PLAIN, Environ, bare_address, check_agreement, get, is_loopback, whole
 
 __all__ = [
-    "AGENT_VARIABLE", "ROUND_VARIABLE", "NodeEnv", "RankEnv", "agent_environ", "bare_address", "is_loopback",
-    "limit_name_lookups", "resolve", "torchrun_environ",
+    "AGENT_VARIABLE", "JOB_VARIABLE", "ROUND_VARIABLE", "NodeEnv", "RankEnv", "agent_environ", "bare_address",
+    "is_loopback", "limit_name_lookups", "resolve", "torchrun_environ",
 ]  # fmt: skip
 
 # In order of precedence: a launcher stands before those inside which it is started.
@@ -63,7 +63,13 @@ def resolve(environ: Environ) -> RankEnv | NodeEnv | None:
         check_agreement(environ, result, PLAIN)
         if "openmpi" in found[1:]:
             check_agreement(environ, result, OPENMPI)
-    return result
+    return _named(environ, result) if isinstance(result, RankEnv) else result
+
+
+def _named(environ: Environ, found: RankEnv) -> RankEnv:
+    """With the job's name, and how often Slurm has requeued it."""
+    requeues = whole(environ, "SLURM_RESTART_COUNT", 0)
+    return dataclasses.replace(found, job_id=found.job_id or get(environ, JOB_VARIABLE) or "", requeues=requeues)
 
 
 def _on_this_machine(found: RankEnv | NodeEnv) -> RankEnv | NodeEnv:

@@ -28,6 +28,8 @@ from disttrain.launch.env.reading import (
 
 AGENT_VARIABLE = "DISTTRAIN_AGENT_PID"
 """Our agent's process id, for ranks that are to end with it."""
+JOB_VARIABLE = "DISTTRAIN_JOB_ID"
+"""A name that whoever may start this job again gives to all its starts: a batch script that requeues itself, say."""
 ROUND_VARIABLE = "DISTTRAIN_ROUND"
 """Our agent's name for one start of the ranks, `JOB.NUMBER`. torch's restart count stays the same when a node joins."""
 

@@ -25,7 +25,10 @@ class RankEnv:
     agent_store: bool = False
     run_id: str = ""
     job_id: str = ""
-    """The same for all starts of the ranks by one agent, so that a run that was told to begin anew does so once."""
+    """The same for all starts of the ranks by one agent, and for all of a job that is requeued, so that a run that was
+    told to begin anew does so once."""
+    requeues: int = 0
+    """How often Slurm has put this job back into its queue (SLURM_RESTART_COUNT)."""
     hint: str = ""
     """A sentence for a user whose other ranks do not come."""
 

@@ -199,3 +199,12 @@ def test_a_master_port_that_horovod_listens_on_is_refused() -> None:
 def test_horovods_cross_rank_is_the_node() -> None:
     spread = {"HOROVOD_SIZE": "4", "HOROVOD_RANK": "3", "HOROVOD_CROSS_RANK": "1", "MASTER_ADDR": "a"}
     assert rank_env({**HOROVOD, **spread}).node_rank == 1
+
+
+def test_a_job_that_may_be_started_again_has_one_name_for_all_its_starts() -> None:
+    job = {"DISTTRAIN_JOB_ID": "slurm-7", "SLURM_RESTART_COUNT": "2"}
+    assert {(rank_env({**one, **job}).job_id, rank_env({**one, **job}).requeues) for one in (SRUN, OMPI)} == {
+        ("slurm-7", 2)
+    }
+    env = rank_env({**TORCHRUN, **job, "DISTTRAIN_ROUND": "other.3"})
+    assert (env.job_id, env.requeues) == ("other", 2)  # the agent's name for it, which has come from the variable
