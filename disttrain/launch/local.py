@@ -77,6 +77,8 @@ def run_agent(argv: Sequence[str], notice_s: float, preload: Sequence[str] = ())
         from torch.distributed import run as torchrun
 
         arguments = torchrun.parse_args(list(argv))
+        with contextlib.suppress(ValueError):  # which the agent's own look at the options explains
+            arguments.nproc_per_node = str(torchrun.determine_local_world_size(arguments.nproc_per_node))  # of "auto"
         _divide_cores(arguments.nproc_per_node)
         if preload and server is None:
             server = stack.enter_context(contextlib.closing(ForkServer(preload)))

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 
 from .commands import DISTTRAIN, REPOSITORY, Commands, Ended, needs_horovod
 from .pool import Measured, relative_difference
-from .test_elastic import after_a_checkpoint, ranks_of
+from .test_elastic import after_a_checkpoint
 from .test_hangs import command as points_command
 from .test_hangs import pid_of_rank, reports, until_it_trains
 from .test_integrity import MODULE as DAMAGED
@@ -58,7 +58,7 @@ def test_a_killed_rank_is_started_again(commands: Commands) -> None:
     more = [HOROVOD, "train.max_steps=60"]
     whole, run_dir = uninterrupted(commands, 2, more), commands.folder / "killed"
     running = after_a_checkpoint(commands.start([*command(run_dir, 2, *more), "--max-restarts", "1"]), run_dir)
-    os.kill(ranks_of(running)[-1], signal.SIGKILL)
+    os.kill(running.ranks()[-1], signal.SIGKILL)
     ended = running.wait()
     assert ended.code == 0, ended.stderr
     assert "was killed by SIGKILL: restart 1 of 1" in ended.stderr

@@ -82,3 +82,13 @@ def test_a_job_waits_a_short_while_for_more_nodes_unless_the_user_says_otherwise
     handler = spec.rdzv_handler._handler
     assert isinstance(handler, DynamicRendezvousHandler)
     assert handler.settings.timeout.last_call.total_seconds() == seconds
+
+
+def test_as_many_ranks_as_there_are_devices_share_the_cores_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOGLEVEL", "CRITICAL")
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(6)))
+    monkeypatch.setattr(torchrun.torch._utils, "cpu_count", lambda: 3)
+    monkeypatch.setattr(local, "_build_agent", lambda *given: argparse.Namespace(run_job=lambda: 0))
+    assert local.run_agent(["--nproc-per-node", "cpu", "--module", "disttrain"], notice_s=30) == 0
+    assert os.environ["OMP_NUM_THREADS"] == "2"
