@@ -23,7 +23,7 @@ import torch
 
 import disttrain.data.stream as stream
 from disttrain.comm.rank_logging import _Console
-from disttrain.config import build_config
+from disttrain.config import build_config, user_code
 from disttrain.config.user_code import import_object
 from disttrain.data.base import Dataset
 from disttrain.errors import ConfigError, DataError, DisttrainError, say_error
@@ -80,6 +80,10 @@ def test_python_m_imports_nothing_from_the_working_directory_either(tmp_path: Pa
 @pytest.fixture
 def user_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.chdir(tmp_path)
+    # As in a new process: other tests may have named modules of theirs, and so this file's own package.
+    monkeypatch.setattr(user_code, "_finder", user_code._WorkingDirectory())
+    others = [one for one in sys.meta_path if not isinstance(one, user_code._WorkingDirectory)]
+    monkeypatch.setattr(sys, "meta_path", others)
     before = set(sys.modules)
     yield tmp_path
     for name in set(sys.modules) - before:

@@ -35,7 +35,8 @@ class Outcome:
     @property
     def report(self) -> str:
         """Standard error without the lines that say what a slow machine waits for."""
-        return "".join(line for line in self.err.splitlines(True) if not line.startswith("waiting for "))
+        waits = ("waiting for ", "disttrain: waiting for ")
+        return "".join(line for line in self.err.splitlines(True) if not line.startswith(waits))
 
     @property
     def errors(self) -> list[str]:
