@@ -40,7 +40,7 @@ test: check test-setup
 
 # Whole trainings on real data, chaos, Horovod's search. DISTTRAIN_DATA names the folder of the real data.
 test-long: test-setup
-	$(call run_tier,test-long,2,long)
+	$(call run_tier,test-long,3,long)
 
 test-fast: setup
 	DISTTRAIN_TEST_TIER=test-fast $(PYTEST) --dist loadscope --no-loadscope-reorder -n 2 tests/unit
