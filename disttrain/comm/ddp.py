@@ -26,7 +26,7 @@ _BEYOND_WATCHDOG_S = 15.0  # the watchdog ends a wait with a report; the process
 
 
 @contextlib.contextmanager
-def _nothing_on_standard_output() -> Iterator[None]:
+def nothing_on_standard_output() -> Iterator[None]:
     """What is printed there goes to standard error: gloo (torch 2.9) greets on it, which is for results alone."""
     with contextlib.suppress(OSError, ValueError):
         sys.stdout.flush()
@@ -59,7 +59,7 @@ class DdpComm:
         self._phases = phases or PhaseTimer()
         self._powersgd: Any = None
         backend = "nccl" if device.type == "cuda" else "gloo"
-        with _nothing_on_standard_output(), told_to_libraries(interface):
+        with nothing_on_standard_output(), told_to_libraries(interface):
             dist.init_process_group(
                 backend,
                 store=PrefixStore("process_group", store),

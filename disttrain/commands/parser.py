@@ -76,6 +76,33 @@ def build_parser() -> argparse.ArgumentParser:
     )
     detect.add_argument("--class", dest="class_name", metavar="NAME", help="what to find (default: plane)")
 
+    doctor = commands.add_parser(
+        "doctor",
+        help="say whether this machine, or this job, is fit to train",
+        description="Say whether this machine, or this job under a launcher, is fit to train as CONFIG says.",
+    )
+    doctor.add_argument("config", nargs="?", metavar="CONFIG", help="the config of a training; without one, in general")
+    doctor.add_argument("overrides", nargs="*", metavar="section.field=value", help="settings that replace the file's")
+    doctor.add_argument("--run-dir", metavar="DIR", help="where the run will be (default: runs/<name of CONFIG>)")
+    doctor.add_argument(
+        "--job",
+        action="store_true",
+        help="only what a job needs on every node, in a few seconds; only what is wrong is said",
+    )
+    doctor.add_argument(
+        "--wait",
+        type=float,
+        default=30.0,
+        metavar="SECONDS",
+        help="for the other ranks, under a launcher (default: 30)",
+    )
+    doctor.add_argument(
+        "--ranks-per-node",
+        type=_count,
+        metavar="N",
+        help="ranks of the training, where the doctor has one process a node",
+    )
+
     data = commands.add_parser("data", help="look at a dataset, make the synthetic one")
     data_commands = data.add_subparsers(dest="data_command", required=True, metavar="info|make")
     info = data_commands.add_parser("info", help="counts per split and class, and the normalisation")
@@ -86,9 +113,9 @@ def build_parser() -> argparse.ArgumentParser:
     make.add_argument("--count", type=int, default=12_000)
     make.add_argument("--seed", type=int, default=0)
 
-    for command in (train, evaluate, predict, detect, info, make):
+    for command in (train, evaluate, predict, detect, doctor, info, make):
         command.add_argument("--quiet", action="store_true", help="only warnings and errors on standard error")
-    for command in (train, info):
+    for command in (train, doctor, info):
         command.add_argument("--json", action="store_true", help="the result as one JSON object on standard output")
     for command in (train, evaluate, predict, detect):
         command.add_argument(

@@ -5,15 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-import time
-import uuid
 from pathlib import Path
 
 from disttrain.comm.control_plane import ControlPlane
 from disttrain.errors import ConfigError
+from disttrain.system.marker import find_marker, nearest_folder, write_marker
 
 _PATIENCE_S = 10.0  # a client of NFS may remember for some seconds that a file was not there
-_POLL_S = 0.1
 
 
 def check_shared(control_plane: ControlPlane, run_dir: Path) -> None:
@@ -37,27 +35,18 @@ def check_shared(control_plane: ControlPlane, run_dir: Path) -> None:
 
 
 def _write_marker(folder: Path) -> Path:
-    nearest = next(path for path in (folder, *folder.parents) if path.exists())
-    marker = nearest / f".disttrain-{uuid.uuid4().hex}"
     try:
-        marker.touch(exist_ok=False)
+        return write_marker(folder)
     except OSError as error:
         raise ConfigError(
-            f"the run directory {folder} cannot be written: {error.strerror} in {nearest}. Use another --run-dir."
+            f"the run directory {folder} cannot be written: {error.strerror} in {nearest_folder(folder)}. Use another "
+            "--run-dir."
         ) from None
-    return marker
 
 
 def _look(folder: Path, place: str) -> None:
-    marker = Path(os.path.normpath(folder / place))
-    deadline = time.monotonic() + _PATIENCE_S
-    while not marker.exists():
-        if time.monotonic() > deadline:
-            raise ConfigError(
-                f"the run directory {folder} on {socket.gethostname()} is not the one of rank 0's host: a file that "
-                f"rank 0 has just written to {marker.parent} is not there. All nodes must see one run directory. Use a "
-                "--run-dir on a shared disk."
-            )
-        with contextlib.suppress(OSError):
-            os.listdir(marker.parent)  # noqa: PTH208 (for its effect: the client asks the server again)
-        time.sleep(_POLL_S)
+    if (unseen := find_marker(folder, place, _PATIENCE_S)) is not None:
+        raise ConfigError(
+            f"the run directory {folder} on {socket.gethostname()} is not the one of rank 0's host: {unseen}. All "
+            "nodes must see one run directory. Use a --run-dir on a shared disk."
+        )

@@ -134,6 +134,26 @@ def first_host(hostlist: str) -> str:
     return re.sub(r"\[([^\],-]+)[^\]]*\]", r"\1", match[0])
 
 
+def hosts_of(hostlist: str) -> list[str]:
+    """All hosts of a Slurm host list: 'n[1-2,07],x' -> n1, n2, n07, x."""
+    hosts = []
+    for part in re.findall(r"(?:[^,\[\]]|\[[^\[\]]*\])+", hostlist.strip()):
+        names = [""]
+        for text, ranges in re.findall(r"([^\[\]]+)|\[([^\[\]]*)\]", part):
+            names = [name + one for name in names for one in ([text] if text else _numbers_in(ranges))]
+        hosts += names
+    return hosts
+
+
+def _numbers_in(ranges: str) -> list[str]:
+    found = []
+    for one in ranges.split(","):
+        low, _, high = one.partition("-")
+        last = int(high) if high.isdecimal() else int(low)
+        found += [f"{number:0{len(low)}d}" for number in range(int(low), last + 1)]
+    return found
+
+
 def is_openmpi(environ: Environ) -> bool:
     """Whether mpirun of Open MPI started this process."""
     return get(environ, OPENMPI.rank) is not None or get(environ, OPENMPI.world_size) is not None
