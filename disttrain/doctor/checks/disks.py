@@ -50,7 +50,7 @@ def _speed(facts: Facts) -> Iterator[Found]:
 def _shared(everyone: Sequence[Facts]) -> Iterator[Found]:
     if len({one.host for one in everyone}) < 2 or everyone[0].disk.run_dir is None:
         return
-    wrong = [one for one in everyone if one.disk.shared_error is not None]
+    wrong = [one for one in everyone if one.disk.run_dir is not None and one.disk.shared_error is not None]
     for one in wrong:
         yield Found(
             "fail",

@@ -11,6 +11,7 @@ from disttrain.doctor.finding import Check, Found, Status
 _GLOO, _NCCL = "GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"
 _BRIDGES = ("docker", "br-", "virbr", "cni", "flannel", "veth", "podman", "lxc")
 _SLOW = 100e6  # bytes per second: less than gigabit Ethernet has
+_LOOKUP_S = 2.0
 _SKEW_WARN_S, _SKEW_FAIL_S = 1.0, 60.0
 
 
@@ -65,6 +66,13 @@ def _own_name(facts: Facts) -> Iterator[Found]:
     if not facts.on_one_machine:
         error = facts.network.host_name_error
         yield Found("warn" if error else "ok", error or f"{facts.host} has an address")
+
+
+def _lookups(facts: Facts) -> Iterator[Found]:
+    took_s = facts.network.lookup_s
+    if took_s is not None:
+        slow = took_s > _LOOKUP_S
+        yield Found("warn" if slow else "ok", f"{took_s:.1f} s for two names" if slow else "answered at once")
 
 
 def _port(facts: Facts) -> Iterator[Found]:
@@ -145,6 +153,12 @@ CHECKS = [
         "This host's own name has an address: libraries without an interface of their own look it up.",
         "Add the name to /etc/hosts, or to the name server.",
         node=_own_name,
+    ),
+    Check(
+        "name-lookups",
+        "The name server answers within 2 s: each connection between ranks asks it.",
+        "Correct /etc/resolv.conf, or have the nodes' names in /etc/hosts.",
+        node=_lookups,
     ),
     Check(
         "master-port",

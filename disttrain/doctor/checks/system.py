@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from disttrain.doctor.checks.units import several, size
 from disttrain.doctor.facts.model import Facts
@@ -36,37 +36,59 @@ def _locked(facts: Facts) -> Iterator[Found]:
         yield Found("ok" if limit is None else "warn", f"ulimit -Hl is {shown}, InfiniBand: {', '.join(devices)}")
 
 
-def _threads(facts: Facts) -> Iterator[Found]:
-    cores, text = usable_cores(facts), facts.environ.get("OMP_NUM_THREADS")
-    if text is None:
-        return
-    if not text.isdecimal() or int(text) < 1:
+def _thread_number(facts: Facts) -> Iterator[Found]:
+    text = facts.environ.get("OMP_NUM_THREADS")
+    if text is not None and _whole(text) is None:
         yield Found("fail", f"OMP_NUM_THREADS={text}")
-        return
-    ranks = facts.ranks_here if facts.system.cores >= facts.ranks_here else 1
-    beyond = int(text) * ranks > cores and int(text) > 1
-    yield Found("warn" if beyond else "ok", f"OMP_NUM_THREADS={text} for {several(ranks, 'rank')} on {cores:g} cores")
+
+
+def _threads(everyone: Sequence[Facts]) -> Iterator[Found]:
+    for host, here in _by_host(everyone).items():
+        counts = [_whole(one.environ.get("OMP_NUM_THREADS", "")) for one in here]
+        told = [count for count in counts if count is not None]
+        if len(told) == len(here):
+            most = here[0].ranks_here // len(here) * sum(told)
+            cores = usable_cores(here)
+            beyond = most > cores and max(told) > 1
+            shown = f"OMP_NUM_THREADS={max(told)} for {several(here[0].ranks_here, 'rank')} on {_cores(cores)}"
+            yield Found("warn" if beyond else "ok", shown, (host,))
 
 
 def _quota(facts: Facts) -> Iterator[Found]:
-    quota, cores = facts.system.quota, facts.system.cores
+    quota, cores = facts.system.quota, len(facts.system.cpus)
     if quota is None or quota >= cores:
-        yield Found("ok", several(cores, "core"))
+        yield Found("ok", _cores(cores))
         return
     told = facts.environ.get("OMP_NUM_THREADS") is not None
     status: Status = "warn" if quota < 1 or not told else "ok"
-    yield Found(status, f"the container may use {quota:g} of the {cores} cores that it sees")
+    yield Found(status, f"the container may use {quota:g} of the {_cores(cores)} that it sees")
 
 
-def _ranks_per_core(facts: Facts) -> Iterator[Found]:
-    cores, ranks = usable_cores(facts), facts.ranks_here
-    if ranks > 1:
-        yield Found("warn" if ranks > cores else "ok", f"{several(ranks, 'rank')} on {cores:g} cores")
+def _ranks_per_core(everyone: Sequence[Facts]) -> Iterator[Found]:
+    for host, here in _by_host(everyone).items():
+        cores, ranks = usable_cores(here), here[0].ranks_here
+        yield Found("warn" if ranks > max(cores, 1) else "ok", f"{several(ranks, 'rank')} on {_cores(cores)}", (host,))
 
 
-def usable_cores(facts: Facts) -> float:
-    """What the mask and the container leave."""
-    return min(facts.system.cores, facts.system.quota or facts.system.cores)
+def usable_cores(here: Sequence[Facts]) -> float:
+    """What the masks of the processes of one host and the container leave. Launchers bind each rank to its own part."""
+    seen = {cpu for one in here for cpu in one.system.cpus}
+    return min(len(seen), here[0].system.quota or len(seen))
+
+
+def _cores(count: float) -> str:
+    return f"{count:g} {'core' if count == 1 else 'cores'}"
+
+
+def _by_host(everyone: Sequence[Facts]) -> dict[str, list[Facts]]:
+    hosts: dict[str, list[Facts]] = {}
+    for one in everyone:
+        hosts.setdefault(one.host, []).append(one)
+    return hosts
+
+
+def _whole(text: str) -> int | None:
+    return int(text) if text.isascii() and text.isdigit() and int(text) > 0 else None
 
 
 def _memory(facts: Facts) -> Iterator[Found]:
@@ -103,10 +125,17 @@ CHECKS = [
         node=_locked,
     ),
     Check(
-        "threads",
-        "OMP_NUM_THREADS is a number, and all ranks together have no more threads than cores.",
+        "thread-number",
+        "OMP_NUM_THREADS is a number of at least 1.",
         "Unset it, or export cores divided by ranks.",
-        node=_threads,
+        rank=_thread_number,
+        of_node=False,
+    ),
+    Check(
+        "threads",
+        "All ranks of a node together have no more threads than cores.",
+        "Unset OMP_NUM_THREADS, or export cores divided by ranks.",
+        job=_threads,
         of_node=False,
     ),
     Check(
@@ -119,7 +148,7 @@ CHECKS = [
         "ranks-per-core",
         "A node has a core for each rank.",
         "Start fewer ranks on a node, or ask for more cores (--cpus-per-task, the pod's CPU limit).",
-        node=_ranks_per_core,
+        job=_ranks_per_core,
     ),
     Check(
         "memory",

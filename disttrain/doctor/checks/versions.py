@@ -92,8 +92,6 @@ def _horovod(facts: Facts) -> Iterator[Found]:
 def _mpi(facts: Facts) -> Iterator[Found]:
     mpi, built = facts.versions.mpi, facts.versions.horovod_mpi
     if mpi is None:
-        if facts.launcher in ("openmpi", "mpich"):
-            yield Found("warn", f"{facts.launcher} has started this rank, and no mpirun is on the PATH")
         return
     if facts.wanted.backend == "horovod" and built is not None and not mpi.startswith(built):
         under_mpi = facts.launcher in ("openmpi", "mpich")

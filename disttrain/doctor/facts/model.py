@@ -70,6 +70,8 @@ class Network(FactGroup):
     infiniband: list[str] = []
     host_name_error: str | None = None
     """Why this host's own name has no address."""
+    lookup_s: float | None = None
+    """How long it took to look up this host's name and rank zero's."""
     towards: str | None = None
     """The interface that leads to rank zero's host, or from there to another one; empty where there is no route."""
     port_error: str | None = None
@@ -79,8 +81,8 @@ class Network(FactGroup):
 class System(FactGroup):
     """Limits of this process and its container. Sizes in bytes."""
 
-    cores: int = 1
-    """In the process's CPU mask."""
+    cpus: list[int] = [0]
+    """Numbers of the cores in this process's CPU mask."""
     quota: float | None = None
     """Cores that the container's CPU time amounts to."""
     memory_available: int | None = None

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import socket
+import time
 from pathlib import Path
 
 from disttrain.doctor.facts.model import Network
@@ -19,11 +20,17 @@ def find_network(env: RankEnv) -> Network:
     """As this process sees it. Before it listens at MASTER_PORT itself."""
     several = not env.on_one_machine
     limit_name_lookups(os.environ)
+    began = time.monotonic()
+    name_error, towards = (
+        (_name_error(socket.gethostname()), interface_towards(env.master_addr)) if several else (None, None)
+    )
+    took_s = time.monotonic() - began
     return Network(
         interfaces=_interfaces(),
         infiniband=sorted(one.name for one in _INFINIBAND.iterdir()) if _INFINIBAND.is_dir() else [],
-        host_name_error=_name_error(socket.gethostname()) if several else None,
-        towards=interface_towards(env.master_addr) if several else None,
+        host_name_error=name_error,
+        lookup_s=took_s if several else None,
+        towards=towards,
         port_error=_port_error(env.master_port) if env.hosts_store and env.world_size > 1 else None,
     )
 

@@ -22,7 +22,7 @@ def find_system() -> System:
     shm = os.statvfs(SHM) if SHM.is_dir() else None
     folder, error = _tmp()
     return System(
-        cores=len(os.sched_getaffinity(0)),
+        cpus=sorted(os.sched_getaffinity(0)),
         quota=_quota(),
         memory_available=_memory_available(),
         shm_size=shm and shm.f_blocks * shm.f_frsize,
