@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -156,9 +157,11 @@ def _compare_clocks(by_rank: dict[int, Facts], lines: Lines, lost: dict[int, str
             answer = _asked(lines, [rank], lost, "time", 5.0).get(rank)
             if answer is not None:
                 took = time.monotonic() - began
-                best = min(best or (took, 0.0), (took, float(answer["time"]) - wall - took / 2))
-        if best is not None:
-            by_rank[rank] = by_rank[rank].model_copy(update={"clock_offset_s": best[1]})
+                seen = (took, float(answer["time"]) - wall - took / 2)
+                best = seen if best is None else min(best, seen)
+        if best is not None:  # what is certain of it: the way there and back may have taken different times
+            certain = math.copysign(max(0.0, abs(best[1]) - best[0] / 2), best[1])
+            by_rank[rank] = by_rank[rank].model_copy(update={"clock_offset_s": certain})
 
 
 def _look_for_run_dir(by_rank: dict[int, Facts], lines: Lines, lost: dict[int, str]) -> None:

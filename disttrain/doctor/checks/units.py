@@ -9,7 +9,7 @@ def size(count: float) -> str:
         if count < 1024:
             return f"{count:.0f} {unit}" if count >= 10 or count == int(count) else f"{count:.1f} {unit}"
         count /= 1024
-    return f"{count:.1f} TiB"
+    return f"{count:.3g} TiB"
 
 
 def speed(count: float) -> str:

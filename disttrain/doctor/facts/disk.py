@@ -30,7 +30,7 @@ def find_disk(run_dir: Path | None, config: Config | None) -> Disk:
     free = status.f_bavail * status.f_frsize
     speed, error = _write(nearest, min(_MOST, free // 4))
     found = Disk(
-        run_dir=str(run_dir),
+        run_dir=str(run_dir.absolute()),
         run_dir_error=error,
         file_system=_file_system(nearest),
         free=free,

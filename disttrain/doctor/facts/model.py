@@ -171,7 +171,7 @@ class Facts(FactGroup):
     disk: Disk = Disk()
     job: Job = Job()
     clock_offset_s: float | None = None
-    """Of this host's clock against rank zero's."""
+    """By how much this host's clock is ahead of rank zero's, at least."""
 
     @property
     def on_one_machine(self) -> bool:

@@ -69,7 +69,7 @@ def test_a_host_list_names_every_host(text: str, hosts: list[str]) -> None:
 def test_versions_and_sizes_are_read_and_shown() -> None:
     assert numbers("2.9.1+cu128") == (2, 9, 1)
     assert numbers("2.10.0a0+git1") == (2, 10, 0)
-    assert [size(one) for one in (512, 64 << 20, 1536 << 20, 3 << 40)] == ["512 bytes", "64 MiB", "1.5 GiB", "3 TiB"]
+    assert [size(one) for one in (512, 64 << 20, 1536 << 20, 3 << 39)] == ["512 bytes", "64 MiB", "1.5 GiB", "1.5 TiB"]
 
 
 def test_limits_of_a_container_are_read_from_either_version_of_cgroups(
