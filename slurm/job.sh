@@ -49,11 +49,11 @@ find_program() {
         "in the site's settings: name the image."
 }
 
-# A question to disttrain, from this shell.
+# A question to disttrain, from this shell. What is in $told it reads.
 ask() {
     local here=()
     [ "${CONTAINER:-}" != pyxis ] || here=(srun --overlap --nodes=1 --ntasks=1 "--nodelist=$SLURMD_NODENAME" "${task_options[@]}")
-    ${here[@]+"${here[@]}"} "${run_module[@]}" disttrain.commands.slurm "$@" </dev/null
+    ${here[@]+"${here[@]}"} "${run_module[@]}" disttrain.commands.slurm "$@" <<<"${told:-}"
 }
 
 # How many ranks there are: as many as sbatch was told, else one per GPU, else one per node.
@@ -107,6 +107,44 @@ run_to_end() {
     starter=
 }
 
+# How one task is started on each node, with all that the job has there.
+find_one_per_node() {
+    local name
+    one_per_node=(env)
+    for name in "${!SLURM_NTASKS@}" "${!SLURM_CPUS_PER@}" "${!SLURM_GPUS_PER_TASK@}" "${!SLURM_TASKS_PER_NODE@}" \
+        SLURM_NPROCS; do
+        one_per_node+=(-u "$name")
+    done
+    one_per_node+=(srun --export=ALL --kill-on-bad-exit=0 ${task_options[@]+"${task_options[@]}"} "--nodes=$nodes"
+        "--ntasks=$nodes" --ntasks-per-node=1 "--cpus-per-task=${SLURM_CPUS_ON_NODE:-1}")
+}
+
+# The doctor on every node: an unfit one ends the job here, or it is requeued without that node. Where the doctor itself
+# is lost, the ranks find out what is wrong.
+preflight() {
+    local told='' status exclude='' before=''
+    [ "${DISTTRAIN_PREFLIGHT:-1}" != 0 ] || return 0
+    told=$("${one_per_node[@]}" --mpi=none "${run_module[@]}" disttrain doctor "${doctor[@]}" --job --json \
+        "--ranks-per-node=$(((ranks + nodes - 1) / nodes))" </dev/null)
+    status=$?
+    [ "$status" -ne 0 ] || return 0
+    if [ -z "$told" ] || [ "$status" -ne 1 ]; then
+        say "warning: the preflight ended with exit code $status: the ranks start without it"
+        return 0
+    fi
+    before=$(scontrol show job "$SLURM_JOB_ID" 2>/dev/null | sed -n 's/.*ExcNodeList=\([^ ]*\).*/\1/p')
+    plan=$(ask unfit "--before=$before" "--wanted=${SLURM_EXCLUDE_UNFIT:-0}" "--most=${DISTTRAIN_MAX_REQUEUES:-3}") || exit 1
+    eval "$plan" # exclude
+    [ -n "$exclude" ] || exit 1
+    trap '' TERM # Slurm ends this shell as soon as the job is in the queue again
+    # Only a job that waits can be given nodes to exclude: it is held until it has them.
+    if ! { scontrol requeuehold "$SLURM_JOB_ID" && scontrol update "JobId=$SLURM_JOB_ID" "ExcNodeList=$exclude" &&
+        scontrol release "$SLURM_JOB_ID"; }; then
+        say "error: this job may not requeue itself without $exclude. Submit it again with sbatch --exclude=$exclude"
+    fi
+    exit 1
+}
+
 start_ranks() {
     local options=(--export=ALL --kill-on-bad-exit=0 "--wait=$wait_s" ${task_options[@]+"${task_options[@]}"})
     # srun does not take --cpus-per-task over from sbatch since Slurm 22.05.
@@ -118,15 +156,9 @@ start_ranks() {
                 disttrain train "${train[@]}"
             ;;
         elastic)
-            local first name each=()
+            local first
             first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-            for name in "${!SLURM_NTASKS@}" "${!SLURM_CPUS_PER@}" "${!SLURM_GPUS_PER_TASK@}" "${!SLURM_TASKS_PER_NODE@}" \
-                SLURM_NPROCS; do
-                each+=(-u "$name")
-            done
-            run_to_end env "${each[@]}" srun --export=ALL --no-kill "--wait=$wait_s" --kill-on-bad-exit=0 \
-                ${task_options[@]+"${task_options[@]}"} "--nodes=$nodes" "--ntasks=$nodes" --ntasks-per-node=1 \
-                "--cpus-per-task=${SLURM_CPUS_ON_NODE:-1}" "${run_module[@]}" disttrain.commands.torchrun \
+            run_to_end "${one_per_node[@]}" --no-kill "--wait=$wait_s" "${run_module[@]}" disttrain.commands.torchrun \
                 "--nnodes=${DISTTRAIN_MIN_NODES:-1}:$nodes" "--nproc-per-node=$ranks_per_node" \
                 "--max-restarts=${DISTTRAIN_MAX_RESTARTS:-3}" --rdzv-backend=c10d \
                 "--rdzv-endpoint=$first:$((25000 + SLURM_JOB_ID % 4000))" \
@@ -145,7 +177,7 @@ train_job() {
     load_site
     set -u
     way=${DISTTRAIN_WAY:-ranks} asked='' starter='' code=1
-    local requeue=0 plan='' run_dir='' wait_s='' result='' train=()
+    local requeue=0 plan='' run_dir='' wait_s='' result='' train=() doctor=()
     case $way in ranks | elastic | mpirun) ;; *)
         refuse "DISTTRAIN_WAY=$way: it must be ranks or elastic (or, by train_mpi.sbatch, mpirun)."
         ;;
@@ -161,7 +193,9 @@ train_job() {
         "--gpus=${SLURM_GPUS_ON_NODE:-0}" "--cpus=${SLURM_CPUS_PER_TASK:-0}" -- "$@")
     code=$?
     [ "$code" -eq 0 ] || exit "$code"
-    eval "$plan" # run_dir, wait_s, result, train
+    eval "$plan" # run_dir, wait_s, result, train, doctor
+    find_one_per_node
+    preflight
     start_ranks
     plan=$(ask after "--code=$code" "--run-dir=$run_dir" "--result=$result" "--job=$SLURM_JOB_ID" \
         "--state=$(scontrol show job "$SLURM_JOB_ID" 2>/dev/null)" "--most=${DISTTRAIN_MAX_REQUEUES:-3}") || exit "$code"

@@ -1,5 +1,5 @@
-"""What the batch scripts in slurm/ ask disttrain: `check` before a job is submitted, `row`, `before` and `after` in
-the job.
+"""What the batch scripts in slurm/ ask disttrain: `check` before a job is submitted, `row`, `before`, `unfit` and
+`after` in the job.
 
 Answers are shell assignments on standard output, what the user is to know is on standard error.
 """
@@ -13,6 +13,7 @@ if __name__ == "__main__":
 
 import argparse
 import csv
+import json
 import shlex
 import sys
 from collections.abc import Sequence
@@ -24,6 +25,7 @@ from disttrain.config.text import parse_yaml
 from disttrain.data.batch_plan import check_world_size
 from disttrain.errors import ConfigError, exit_code_of, say
 from disttrain.files import user_path
+from disttrain.launch.env.launchers import hosts_of
 from disttrain.launch.slurm.notice import notice_s
 from disttrain.launch.slurm.requeue import judge, result_stamp
 from disttrain.run_dir import check_run_dir, default_run_dir
@@ -53,18 +55,40 @@ def before(arguments: argparse.Namespace) -> int:
     check_ranks(config, arguments.ranks, arguments.way)
     check_gpus(config, -(-arguments.ranks // arguments.nodes), arguments.gpus)
     check_run_dir(run_dir, config, parsed.resume, parsed.accept_changed_config)
-    train = list(arguments.train)
+    added = []
     notice = notice_s(arguments.signal)
     if notice is not None and not _is_given("checkpoint.notice_s", parsed):
-        train.append(f"checkpoint.notice_s={notice:g}")
+        added.append(f"checkpoint.notice_s={notice:g}")
     if arguments.cpus and not _is_given("data.loader_workers", parsed):
-        train.append(f"data.loader_workers={max(1, min(_MOST_LOADERS, arguments.cpus - 1))}")
+        added.append(f"data.loader_workers={max(1, min(_MOST_LOADERS, arguments.cpus - 1))}")
     _answer(
         run_dir=str(run_dir.absolute()),
         wait_s=str(int(config.comm.timeout_s) + _BEYOND_TIMEOUT_S),
         result=result_stamp(run_dir),
-        train=train,
+        train=[*arguments.train, *added],
+        doctor=[parsed.config, *parsed.overrides, *added, "--run-dir", str(run_dir.absolute())],
     )
+    return 0
+
+
+def unfit(arguments: argparse.Namespace) -> int:
+    """Decide on a requeue without the nodes that the preflight, whose report is on standard input, found unfit."""
+    nodes: list[str] = json.load(sys.stdin)["unfit_nodes"]
+    before = hosts_of(arguments.before.replace("(null)", ""))
+    exclude = ",".join([*before, *(node for node in nodes if node not in before)])
+    if not nodes:
+        say("exit code 1: not requeued, since other nodes would not help")
+    elif arguments.wanted != "1":
+        say(f"exit code 1: not requeued. SLURM_EXCLUDE_UNFIT=1 would requeue the job without {','.join(nodes)}.")
+    elif len(before) + len(nodes) > arguments.most:
+        say(
+            f"exit code 1: {exclude} would be excluded, more than DISTTRAIN_MAX_REQUEUES={arguments.most}: not requeued"
+        )
+    else:
+        say(f"the job is requeued without {','.join(nodes)}")
+        _answer(exclude=exclude)
+        return 0
+    _answer(exclude="")
     return 0
 
 
@@ -173,6 +197,11 @@ def start(argv: Sequence[str]) -> int:
     one.add_argument("--index", type=int, required=True)
     one.add_argument("--rows", default="")
     one.add_argument("train", nargs=argparse.REMAINDER)
+    one = questions.add_parser("unfit")
+    one.set_defaults(answer=unfit)
+    for name in ("--before", "--wanted"):
+        one.add_argument(name, default="")
+    one.add_argument("--most", type=int, default=3)
     one = questions.add_parser("after")
     one.set_defaults(answer=after)
     for name in ("--run-dir", "--job", "--state", "--result"):

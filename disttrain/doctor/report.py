@@ -41,10 +41,10 @@ def message(findings: Sequence[Finding], nodes: Sequence[str]) -> str:
     """Why a job does not start: the nodes that failed, then each failure."""
     failed = [one for one in findings if one.status == "fail"]
     unfit = [node for node in nodes if any(node in one.nodes for one in failed)]
-    if not unfit or len(unfit) == len(nodes):
-        head = "the job is not fit to train"
-    else:
+    if len(unfit) == 1 or 1 < len(unfit) < len(nodes):
         head = f"{_names(unfit)} {'is' if len(unfit) == 1 else 'are'} not fit to train"
+    else:
+        head = "the job is not fit to train"
     return "\n".join([f"{head}:", *(f"  {_sentence(one, len(nodes))}" for one in failed)])
 
 

@@ -141,7 +141,7 @@ class SlurmCluster:
         """Run a program, which goes to the background by itself, on a host."""
         binds = "".join(f"mount --bind {self.folder}/{name} /etc/{name};" for name in ("hosts", "resolv.conf"))
         if host in NODES:
-            binds += f"mount -t tmpfs tmpfs {self.private};"
+            binds += f"mount -t tmpfs -o size=80m tmpfs {self.private};"
         script = f'hostname {host}; {binds} exec "$@"'
         unshared = ["unshare", "--mount", "--uts", "sh", "-ec", script, "sh", *command]
         space = f"--net=/run/netns/{self._namespace(host)}"

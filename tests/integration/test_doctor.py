@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tests.chaos import clock
 
@@ -145,6 +147,26 @@ def test_a_run_directory_that_cannot_be_written_is_found(tmp_path: Path) -> None
     script = 'mount --bind fixed fixed; mount -o remount,bind,ro fixed; exec "$@"'
     command = ["unshare", "--mount", "sh", "-ec", script, "sh", *DOCTOR, "--run-dir", "fixed/run", "--job", "--json"]
     assert "Read-only file system" in wrong(run(command, tmp_path))["run-directory"]
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler: the stand-in for NVML cannot be built")
+def test_gpus_are_asked_through_nvml_and_what_they_do_not_tell_is_left_out(tmp_path: Path) -> None:
+    source = Path(__file__).with_name("nvml.c")
+    command = ["cc", "-shared", "-fPIC", "-o", str(tmp_path / "libnvidia-ml.so.1"), str(source)]
+    subprocess.run(command, check=True)
+    libraries = os.pathsep.join(filter(None, (str(tmp_path), os.environ.get("LD_LIBRARY_PATH"))))
+    env = {"LD_LIBRARY_PATH": libraries, "CUDA_VISIBLE_DEVICES": "0,1,5"}
+    outcome = run([*DOCTOR, "--job", "--json", "--ranks-per-node", "4"], tmp_path, env)
+    found = wrong(outcome)
+    assert outcome.code == 1
+    assert found["gpus-enough"] == "4 ranks on a node that shows 2 GPUs"
+    assert found["visible-devices"] == "CUDA_VISIBLE_DEVICES=0,1,5: there is no 5"
+    assert found["gpus-free"] == "GPU 1: 0 processes, 8 GiB of 16 GiB in use"
+    assert found["gpu-memory-errors"] == "GPU 1: rows of its memory could not be remapped"
+    assert found["gpu-clocks"] == "GPU 1 runs below its clocks: heat (hardware)"
+    assert "0-1" in found["gpu-links"]
+    if torch.version.cuda:
+        assert found["cuda-driver"].startswith("driver 470.1 (CUDA 11.4), torch is built for CUDA ")
 
 
 @pytest.mark.parametrize("launcher", ["torchrun", "mpirun", "pod"])

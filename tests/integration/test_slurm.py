@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -95,6 +96,23 @@ def test_what_is_wrong_with_the_config_or_the_data_ends_a_job_with_one_message_a
     assert "make 4 ranks" in few.output
     assert "exit code 3: not requeued" in jobs[3].output
     assert not (folder / "runs").exists()
+
+
+def test_a_node_that_is_not_fit_is_named_before_any_rank_starts_and_excluded_where_that_is_asked(
+    cluster: SlurmCluster, folder: Path
+) -> None:
+    full = f"head -c 40M /dev/zero >{shlex.quote(str(cluster.private / 'filler'))}"  # a disk of each node's own
+    on_node1 = ["--nodelist=node1", "--output=/dev/null", "--wrap"]
+    assert cluster.submit(folder, [*on_node1, full]).wait()["JobState"] == "COMPLETED"
+    words = ["--nodes=1", "--ntasks-per-node=1", TRAIN, "config.yaml", "--run-dir", str(cluster.private / "run")]
+    job = cluster.submit(folder, words, {"SLURM_EXCLUDE_UNFIT": "1"})
+    ended = job.wait()
+    assert (ended["JobState"], ended["Restarts"], ended["ExcNodeList"]) == ("COMPLETED", "1", "node1"), job.output
+    assert job.output.count("disttrain: error: ") == 1, job.output
+    assert "error: node1 is not fit to train:\n  40 MiB free" in job.output
+    assert "the job is requeued without node1" in job.output
+    cluster.submit(folder, [*on_node1, full.replace("40M", "0")]).wait()
+    assert "trained 45 steps" in job.output
 
 
 def test_ranks_that_are_killed_again_and_again_end_the_requeues(cluster: SlurmCluster, folder: Path) -> None:
@@ -214,8 +232,9 @@ def test_what_one_node_alone_sees_and_ranks_without_a_gpu_are_refused_and_nothin
 ) -> None:
     own, hidden = cluster.private / "run", cluster.private / "config.yaml"
     hidden.write_text(CONFIG)  # on the login node; each node has a disk of its own there
+    unshared = f"{own} on node2 is not the one of rank 0's host"
     cases = {
-        f"{own} on node2 is not the one of rank 0's host": ["config.yaml", "--run-dir", str(own)],
+        unshared: ["config.yaml", "--run-dir", str(own)],
         "cannot read the config file": [str(hidden), "--run-dir", "run"],
         "3 ranks on a node for which the job has 2 GPUs": ["config.yaml", "train.device=cuda"],
     }
@@ -224,7 +243,8 @@ def test_what_one_node_alone_sees_and_ranks_without_a_gpu_are_refused_and_nothin
         asked = next((one for part, one in options.items() if said.startswith(part)), TWO)
         job = cluster.submit(folder, [*asked, TRAIN, *words])
         ended = job.wait()
-        assert (ended["JobState"], ended["ExitCode"], ended["Restarts"]) == ("FAILED", "2:0", "0"), job.output
+        code = 1 if said == unshared else 2  # of the doctor, of the config
+        assert (ended["JobState"], ended["ExitCode"], ended["Restarts"]) == ("FAILED", f"{code}:0", "0"), job.output
         assert job.output.count("disttrain: error: ") == 1, job.output
         assert said in job.output
     assert not (folder / "run").exists()

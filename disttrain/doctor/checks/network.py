@@ -87,6 +87,9 @@ def _peers(everyone: Sequence[Facts]) -> Iterator[Found]:
     if job.meeting_error:
         yield Found("fail", job.meeting_error, (everyone[0].host,))
     place = f"{everyone[0].master_addr} within {job.waited_s:g} s"
+    if job.missing and len(everyone) == 1 and len(set(job.missing_hosts.values())) > 1:  # rank 0's own node, rather
+        yield Found("fail", f"no rank reached rank 0 at {place}", (everyone[0].host,))
+        return
     for rank in job.missing:
         host = job.missing_hosts.get(rank)
         where = f" on {host}" if host else ""

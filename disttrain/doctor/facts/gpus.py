@@ -34,8 +34,8 @@ def find_gpus(environ: Mapping[str, str]) -> tuple[Gpus, dict[str, str]]:
         return Gpus(devices=devices, error=str(error) if devices else None), {}
     try:
         return _ask(pynvml, devices, environ)
-    except pynvml.NVMLError as error:
-        return Gpus(devices=devices, error=str(error)), {}
+    except Exception as error:
+        return Gpus(devices=devices, error=f"{type(error).__name__}: {error}"), {}
     finally:
         with contextlib.suppress(pynvml.NVMLError):
             pynvml.nvmlShutdown()
@@ -45,13 +45,13 @@ def _ask(nvml: Any, devices: int, environ: Mapping[str, str]) -> tuple[Gpus, dic
     handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
     gpus = [_gpu(nvml, handle) for handle in handles]
     versions = {"driver": _text(nvml.nvmlSystemGetDriverVersion())}
-    if number := _tried(nvml, nvml.nvmlSystemGetCudaDriverVersion):
+    if number := _tried(nvml.nvmlSystemGetCudaDriverVersion):
         versions["driver_cuda"] = f"{number // 1000}.{number % 1000 // 10}"
     visible, unknown = choose_visible([one.uuid for one in gpus], environ.get("CUDA_VISIBLE_DEVICES"))
     far = [
         f"{a}-{b}"
         for a, b in itertools.combinations(range(len(handles)), 2)
-        if (_tried(nvml, lambda a=a, b=b: nvml.nvmlDeviceGetTopologyCommonAncestor(handles[a], handles[b])) or 0)  # type: ignore[misc]
+        if (_tried(lambda a=a, b=b: nvml.nvmlDeviceGetTopologyCommonAncestor(handles[a], handles[b])) or 0)  # type: ignore[misc]
         >= _SYSTEM
         and not (gpus[a].links and gpus[b].links)
     ]
@@ -81,29 +81,29 @@ def choose_visible(uuids: list[str], named: str | None) -> tuple[list[str] | Non
 
 
 def _gpu(nvml: Any, handle: Any) -> Gpu:
-    memory = _tried(nvml, lambda: nvml.nvmlDeviceGetMemoryInfo(handle))
-    processes = _tried(nvml, lambda: nvml.nvmlDeviceGetComputeRunningProcesses(handle))
-    rows = _tried(nvml, lambda: nvml.nvmlDeviceGetRemappedRows(handle))  # corrected, uncorrected, pending, failed
-    reasons = _tried(nvml, lambda: nvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle)) or 0
-    links = [_tried(nvml, lambda n=n: nvml.nvmlDeviceGetNvLinkState(handle, n)) for n in range(_MOST_LINKS)]  # type: ignore[misc]
+    memory = _tried(lambda: nvml.nvmlDeviceGetMemoryInfo(handle))
+    processes = _tried(lambda: nvml.nvmlDeviceGetComputeRunningProcesses(handle))
+    rows = _tried(lambda: nvml.nvmlDeviceGetRemappedRows(handle))  # corrected, uncorrected, pending, failed
+    reasons = _tried(lambda: nvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle)) or 0
+    links = [_tried(lambda n=n: nvml.nvmlDeviceGetNvLinkState(handle, n)) for n in range(_MOST_LINKS)]  # type: ignore[misc]
     return Gpu(
         uuid=_text(nvml.nvmlDeviceGetUUID(handle)),
         name=_text(nvml.nvmlDeviceGetName(handle)),
         memory=memory and int(memory.total),
         memory_used=memory and int(memory.used),
         processes=None if processes is None else len(processes),
-        uncorrected_errors=_tried(nvml, lambda: nvml.nvmlDeviceGetTotalEccErrors(handle, _UNCORRECTED, _VOLATILE)),
+        uncorrected_errors=_tried(lambda: nvml.nvmlDeviceGetTotalEccErrors(handle, _UNCORRECTED, _VOLATILE)),
         remap="failed" if rows and rows[3] else "pending" if rows and rows[2] else None,
         slowed=[text for bit, text in _DEFECTS.items() if reasons & bit],
         links=None if all(one is None for one in links) else sum(1 for one in links if one),
     )
 
 
-def _tried(nvml: Any, ask: Callable[[], T]) -> T | None:
+def _tried(ask: Callable[[], T]) -> T | None:
     """An answer, None where this GPU or this driver has none."""
     try:
         return ask()
-    except (nvml.NVMLError, AttributeError):
+    except Exception:  # NVML's own, and those of a pynvml that is older or newer than the driver
         return None
 
 
