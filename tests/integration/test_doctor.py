@@ -13,8 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-
-from tests.chaos import clock
+from chaos import clock
 
 from .commands import BIN, DISTTRAIN, REPOSITORY, Outcome, finish, run
 from .two_nodes import TwoNodes, why_not

@@ -7,7 +7,8 @@ import socket
 
 import pytest
 
-from disttrain.comm.network_interface import address_towards, interface_of, told_to_libraries, variables
+from disttrain.comm.network_interface import told_to_libraries, variables
+from disttrain.system.network import address_towards, interface_of
 
 
 def test_the_loopback_address_is_that_of_lo() -> None:

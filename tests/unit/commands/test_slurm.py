@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import json
+import shlex
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -33,6 +37,8 @@ def test_the_notice_follows_from_the_jobs_signal_and_words_keep_blanks_quotes_an
     train = [config, "data.path=a b\n'c' $(d) \"e\"", "--run-dir", "the run"]
     argv = ["before", "--signal=B:USR1@120", "--ranks=4", "--", *train]
     assert answer(capsys, argv, "train") == [*train, "checkpoint.notice_s=110"]
+    doctor = [*train[:2], "checkpoint.notice_s=110", "--run-dir", str(Path("the run").absolute())]
+    assert answer(capsys, argv, "doctor") == doctor
     assert answer(capsys, argv, "run_dir") == [str(Path("the run").absolute())]
     assert answer(capsys, argv, "wait_s") == ["90"]
 
@@ -83,3 +89,29 @@ def test_a_file_of_rows_that_is_none_is_refused(config: str, text: str) -> None:
     Path("rows.csv").write_text(text)
     with pytest.raises(ConfigError, match=r"rows\.csv"):
         start(["row", "--rows=rows.csv", "--index=0", "--", config])
+
+
+@pytest.mark.parametrize(
+    ("nodes", "options", "exclude", "said"),
+    [
+        (["n3"], ["--wanted=1"], "n3", "requeued without n3"),
+        (["n3"], ["--wanted=1", "--before=n[1-2]"], "n1,n2,n3", "requeued without n3"),
+        (["n3"], ["--wanted=1", "--before=(null)"], "n3", "requeued without n3"),
+        (["n3"], ["--wanted=0"], "", "SLURM_EXCLUDE_UNFIT=1 would requeue the job without n3"),
+        ([], ["--wanted=1"], "", "other nodes would not help"),
+        (["n4"], ["--wanted=1", "--before=n[1-3]"], "", "more than DISTTRAIN_MAX_REQUEUES=3"),
+    ],
+)
+def test_nodes_that_are_not_fit_are_excluded_where_that_is_asked_and_within_a_bound(
+    nodes: list[str],
+    options: list[str],
+    exclude: str,
+    said: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps({"unfit_nodes": nodes})))
+    assert start(["unfit", *options]) == 0
+    captured = capsys.readouterr()
+    assert shlex.split(captured.out) == [f"exclude={exclude}"]
+    assert said in captured.err

@@ -42,7 +42,6 @@ def test_rank_zero_hears_every_rank_asks_it_and_gives_all_one_exit_code() -> Non
 def test_where_master_port_is_taken_or_held_by_an_agent_all_meet_at_another_port() -> None:
     with socket.socket() as holder:
         holder.bind(("", 0))
-        holder.listen()
         port = int(holder.getsockname()[1])
         with ThreadPoolExecutor() as pool:
             other = pool.submit(attend, env_of(1, 2, port), {}, {}, 30.0)
