@@ -70,6 +70,7 @@ HEAVY = ("torch", "torchvision", "numpy", "PIL", "ray", "horovod", "fastapi", "s
         "from disttrain.commands.main import main\ntry:\n    main(['predict', '--help'])\nexcept SystemExit:\n    pass",
         "from disttrain.commands.main import main; assert main(['train', '--help-config']) == 0",
         "from disttrain.commands.main import main; assert main(['train', 'nowhere.yaml']) == 2",
+        "from disttrain.commands.main import main; assert main(['doctor', '--job']) in (0, 1)",
     ],
 )
 def test_nothing_heavy_is_imported_before_there_is_work(code: str) -> None:
