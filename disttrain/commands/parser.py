@@ -103,6 +103,11 @@ def build_parser() -> argparse.ArgumentParser:
         help="ranks of the training, where the doctor has one process a node",
     )
 
+    serve = commands.add_parser(
+        "serve", help="answer requests over HTTP", description="Serve a model: the page, and the HTTP API (see /docs)."
+    )
+    _add_serve(serve)
+
     data = commands.add_parser("data", help="look at a dataset, make the synthetic one")
     data_commands = data.add_subparsers(dest="data_command", required=True, metavar="info|make")
     info = data_commands.add_parser("info", help="counts per split and class, and the normalisation")
@@ -113,7 +118,7 @@ def build_parser() -> argparse.ArgumentParser:
     make.add_argument("--count", type=int, default=12_000)
     make.add_argument("--seed", type=int, default=0)
 
-    for command in (train, evaluate, predict, detect, doctor, info, make):
+    for command in (train, evaluate, predict, detect, doctor, serve, info, make):
         command.add_argument("--quiet", action="store_true", help="only warnings and errors on standard error")
     for command in (train, doctor, info):
         command.add_argument("--json", action="store_true", help="the result as one JSON object on standard output")
@@ -121,12 +126,54 @@ def build_parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--workers", metavar="N|auto", help="ranks to start on this machine (auto: one per GPU, else 1)"
         )
-    for command in (evaluate, predict, detect):
+    for command in (evaluate, predict, detect, serve):
         command.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
         command.add_argument(
             "--allow-code", action="store_true", help="import package.module:function if the model needs it"
         )
     return parser
+
+
+def _add_serve(serve: argparse.ArgumentParser) -> None:
+    serve.add_argument("model", metavar="MODEL_DIR", help="a newer model that is put here takes its place")
+    serve.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
+    serve.add_argument("--port", type=_count, default=8000, help="0: one that is free (default: 8000)")
+    serve.add_argument("--processes", type=_count, default=1, metavar="N", help="that share the port (default: 1)")
+    serve.add_argument(
+        "--max-batch-size", type=_count, default=64, metavar="N", help="images computed together (default: 64)"
+    )
+    serve.add_argument(
+        "--max-wait-ms", type=_seconds, default=5.0, metavar="MS", help="for others on their way (default: 5)"
+    )
+    serve.add_argument(
+        "--max-queue", type=_count, default=2048, metavar="N", help="images taken in and not answered (default: 2048)"
+    )
+    serve.add_argument("--max-images", type=_count, default=256, metavar="N", help="of a request (default: 256)")
+    serve.add_argument("--max-upload-mb", type=_count, default=32, metavar="MB", help="of a request (default: 32)")
+    serve.add_argument(
+        "--max-pixels", type=_count, default=16_000_000, metavar="N", help="of an image (default: 16,000,000)"
+    )
+    serve.add_argument(
+        "--request-timeout-s", type=_seconds, default=60.0, metavar="S", help="to the answer (default: 60)"
+    )
+    serve.add_argument(
+        "--drain-s", type=_seconds, default=5.0, metavar="S",
+        help="after SIGTERM: requests are taken while /readyz answers 503 (default: 5)",
+    )  # fmt: skip
+    serve.add_argument(
+        "--watch-s", type=_seconds, default=1.0, metavar="S",
+        help="between two looks at MODEL_DIR for a newer model; 0: none (default: 1)",
+    )  # fmt: skip
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 0")
+    return value
 
 
 def _count(text: str) -> int:

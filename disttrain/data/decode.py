@@ -57,17 +57,20 @@ def _formats() -> tuple[str, ...]:
     return tuple(name for name in _FORMATS if name in Image.OPEN)  # a build of Pillow may lack some
 
 
-def decode_image(data: bytes, shape: tuple[int, int, int], resize: bool = False) -> np.ndarray:
+def decode_image(
+    data: bytes, shape: tuple[int, int, int], resize: bool = False, largest_pixels: int | None = None
+) -> np.ndarray:
     """Image bytes -> uint8 of `shape` [channels, height, width]: RGB for 3 channels, grey for 1.
 
     Raises UnreadableImage, whatever is wrong with the bytes; also for another size than `shape`, unless `resize`
-    (bilinear).
+    (bilinear), and before anything is decoded for more than `largest_pixels`.
     """
     channels, height, width = shape
     with _refusing_damage(data):
         with _open(data) as image:
             if not resize and sorted(image.size) != sorted((width, height)):
                 raise _wrong_size(image, width, height)  # before pixels are decoded: there may be millions
+            _check_pixels(image, largest_pixels)
             image.load()
             shown = shown_image(_without_unused_channel(image, data), channels)
         if shown.size != (width, height):
@@ -84,8 +87,7 @@ def decode_whole(data: bytes, channels: int, largest_pixels: int) -> np.ndarray:
     Raises UnreadableImage; before anything is decoded for more than `largest_pixels`.
     """
     with _refusing_damage(data), _open_large(data) as image:
-        if image.width * image.height > largest_pixels:
-            raise UnreadableImage(f"is {image.width}x{image.height} pixels, more than {largest_pixels:,}")
+        _check_pixels(image, largest_pixels)
         image.load()
         pixels = np.asarray(shown_image(_without_unused_channel(image, data), channels))
     return pixels.reshape(*pixels.shape[:2], channels).transpose(2, 0, 1)
@@ -156,6 +158,11 @@ def _without_unused_channel(image: Image.Image, data: bytes) -> Image.Image:
     """A TGA of 32 bits a pixel says how many of them are alpha; Pillow takes 8 where it says none."""
     unused = image.format == "TGA" and image.mode == "RGBA" and not data[_TGA_DESCRIPTOR] & 0x0F
     return image.convert("RGB") if unused else image
+
+
+def _check_pixels(image: Image.Image, largest: int | None) -> None:
+    if largest is not None and image.width * image.height > largest:
+        raise UnreadableImage(f"is {image.width}x{image.height} pixels, more than {largest:,}")
 
 
 def _wrong_size(image: Image.Image, width: int, height: int) -> UnreadableImage:

@@ -28,23 +28,31 @@ class Scene(Protocol):
         ...
 
 
-class WholeScene:
+class MemoryScene:
     """A scene that is in memory as a whole."""
+
+    def __init__(self, pixels: np.ndarray, georeference: Georeference | None = None) -> None:
+        """`pixels`: uint8 [channels, height, width]."""
+        self._pixels, self.georeference = pixels, georeference
+        self.height, self.width = pixels.shape[1:]
+
+    def read(self, top: int, left: int, height: int, width: int) -> np.ndarray:
+        """A view of the pixels."""
+        return self._pixels[:, top : top + height, left : left + width]
+
+
+class WholeScene(MemoryScene):
+    """A file that is decoded as a whole."""
 
     def __init__(self, path: Path, channels: int) -> None:
         """Raises UnreadableImage: no image, damaged, or too large for this."""
         data = read_image_file(path)
         try:
-            self._pixels = decode_whole(data, channels, LARGEST_PIXELS)
+            pixels = decode_whole(data, channels, LARGEST_PIXELS)
         except UnreadableImage as error:
             raise UnreadableImage(f"{error}{_way_out(str(error))}") from None
-        self.height, self.width = self._pixels.shape[1:]
         tags = tiff_tags(data)
-        self.georeference = Georeference.of_tags(tags, path.name) if tags else None
-
-    def read(self, top: int, left: int, height: int, width: int) -> np.ndarray:
-        """A view of the pixels."""
-        return self._pixels[:, top : top + height, left : left + width]
+        super().__init__(pixels, Georeference.of_tags(tags, path.name) if tags else None)
 
 
 def open_scene(path: Path, channels: int) -> Scene:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -78,7 +78,7 @@ def detect_scenes(request: DetectRequest, env: RankEnv, control_plane: ControlPl
     device = control_plane.run_on_all("device", lambda: pick_device(request.device, env))
     model, spec = control_plane.run_on_all("model", lambda: load_model_dir(request.model_dir, request.allow_code))
     predictor = control_plane.run_on_all("predictor", lambda: Predictor(model, spec, device))
-    class_index = control_plane.run_on_all("class", lambda: _class_index(spec, request.class_name))
+    class_index = control_plane.run_on_all("class", lambda: class_index_of(spec, request.class_name))
     search = WindowSearch(predictor, class_index, request.threshold)
     pieces = {rank: control_plane.recv(rank) for rank in range(1, env.world_size)} if env.is_rank_zero else {}
     boxes, errors = [], []
@@ -102,8 +102,19 @@ def detect_scenes(request: DetectRequest, env: RankEnv, control_plane: ControlPl
         raise DataError(message)
 
 
-def _class_index(spec: ModelSpec, name: str | None) -> int:
-    """Raises ConfigError for a model that cannot be asked for the class."""
+def find_boxes(search: WindowSearch, scene: Scene, before_tile: Callable[[], None] = lambda: None) -> list[Box]:
+    """The boxes of one scene, found by this process alone. Raises UnreadableImage, and what `before_tile` raises."""
+    _check_size(search, scene)
+    hits = []
+    for tile in search.tiles(scene):
+        before_tile()
+        hits.append(search.search(scene, tile))
+    return confirm_boxes(merge_hits(Hits.joined(hits), search.height, search.width), scene, search)
+
+
+def class_index_of(spec: ModelSpec, name: str | None, option: str = "--class") -> int:
+    """The number of the class to look for, `plane` for None. Raises ConfigError for a model that cannot be asked for
+    it; `option`: by which it was named."""
     if spec.input_shape[0] not in (1, 3):
         raise ConfigError(
             f"this model takes images of shape {list(spec.input_shape)}, and scenes are read as 3 channels (RGB) or 1 "
@@ -113,10 +124,10 @@ def _class_index(spec: ModelSpec, name: str | None) -> int:
         raise ConfigError("this model has a single class, and tells nothing from anything. Train it with a second one.")
     if name is None and _DEFAULT_CLASS not in spec.class_names:
         raise ConfigError(
-            f"this model has no class {_DEFAULT_CLASS!r}: add --class NAME, one of {', '.join(spec.class_names)}."
+            f"this model has no class {_DEFAULT_CLASS!r}: name one by {option}, of {', '.join(spec.class_names)}."
         )
     if name is not None and name not in spec.class_names:
-        raise ConfigError(f"--class: {unknown_name('class', name, spec.class_names)}")
+        raise ConfigError(f"{option}: {unknown_name('class', name, spec.class_names)}")
     return spec.class_names.index(name or _DEFAULT_CLASS)
 
 
@@ -126,15 +137,19 @@ def _look_at(search: WindowSearch, path: str, env: RankEnv) -> _Found:
     try:
         scene = open_scene(Path(path), search.predictor.spec.input_shape[0])
         found.scene = scene
-        if 0 in search.grid(scene):
-            raise UnreadableImage(
-                f"is {scene.width}x{scene.height} pixels, smaller than the {search.width}x{search.height} that the "
-                "model looks at: give the whole scene, not chips of it, which are for disttrain predict"
-            )
+        _check_size(search, scene)
         found.hits = list(_search_tiles(search, scene, path, env))
     except UnreadableImage as error:
         found.error = str(error)
     return found
+
+
+def _check_size(search: WindowSearch, scene: Scene) -> None:
+    if 0 in search.grid(scene):
+        raise UnreadableImage(
+            f"is {scene.width}x{scene.height} pixels, smaller than the {search.width}x{search.height} that the model "
+            "looks at: give the whole scene, not chips of it, which are for disttrain predict"
+        )
 
 
 def _merge(found: _Found, search: WindowSearch) -> list[Box]:

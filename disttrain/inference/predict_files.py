@@ -26,7 +26,7 @@ from disttrain.data.file_kind import is_zip
 from disttrain.data.image_store import ImageStore, read_image_file
 from disttrain.errors import ConfigError, DataError
 from disttrain.inference.output_file import open_output
-from disttrain.inference.predictor import Predictor
+from disttrain.inference.predictor import Predictor, label_of
 from disttrain.launch.env import RankEnv
 from disttrain.log import log
 from disttrain.models.model_dir import ModelSpec, load_model_dir
@@ -62,7 +62,7 @@ def predict_files(
     device = control_plane.run_on_all("device", lambda: pick_device(device_name, env))
     model, spec = control_plane.run_on_all("model", lambda: load_model_dir(model_dir, allow_code))
     predictor = control_plane.run_on_all("predictor", lambda: Predictor(model, spec, device))
-    control_plane.run_on_all("channels", lambda: _check_channels(spec))
+    control_plane.run_on_all("channels", lambda: check_channels(spec))
     items = control_plane.run_on_all("inputs", lambda: list(_expand(inputs)))
     part = [items[index] for index in rank_slice(len(items), env.rank, env.world_size)]
     form = _Csv(spec.class_names) if (output or ".csv").lower().endswith(".csv") else _JsonLines()
@@ -83,7 +83,8 @@ def predict_files(
         raise DataError(f"{total_failed} of {len(items)} images could not be read: see the error column of their rows.")
 
 
-def _check_channels(spec: ModelSpec) -> None:
+def check_channels(spec: ModelSpec) -> None:
+    """Raise ConfigError for a model whose images no file holds."""
     if spec.input_shape[0] not in (1, 3):
         raise ConfigError(
             f"this model takes images of shape {list(spec.input_shape)}, and image files are read as 3 channels (RGB) "
@@ -165,13 +166,8 @@ def _read(item: _Item, spec: ModelSpec) -> np.ndarray | str:
 
 
 def _row(probabilities: np.ndarray, spec: ModelSpec) -> dict[str, Any]:
-    best = int(probabilities.argmax())
-    columns = {f"p_{name}": _rounded(value) for name, value in zip(spec.class_names, probabilities, strict=True)}
-    return {"label": spec.class_names[best], "probability": _rounded(probabilities[best]), **columns}
-
-
-def _rounded(value: Any) -> float:
-    return round(float(value), 6)
+    label, probability, by_class = label_of(probabilities, spec.class_names)
+    return {"label": label, "probability": probability, **{f"p_{name}": value for name, value in by_class.items()}}
 
 
 class _Csv:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import nn
@@ -17,6 +19,13 @@ def _symmetries_of_training(spec: ModelSpec) -> tuple[Symmetry, ...]:
     recorded = {key: value for key, value in spec.data.items() if key in DataConfig.model_fields}
     _, height, width = spec.input_shape
     return Augmentation.build(DataConfig.model_validate(recorded), height, width).symmetries
+
+
+def label_of(probabilities: np.ndarray, class_names: Sequence[str]) -> tuple[str, float, dict[str, float]]:
+    """float32 [classes] -> the likeliest class, its probability, and those of all, to six decimals."""
+    rounded = [round(float(value), 6) for value in probabilities]
+    best = int(probabilities.argmax())
+    return class_names[best], rounded[best], dict(zip(class_names, rounded, strict=True))
 
 
 class Predictor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,9 @@ from disttrain.data.transform import NO_SYMMETRIES, Symmetry
 from disttrain.errors import ConfigError, DataError, IntegrityError
 from disttrain.files import replacing_folder, strict_json
 from disttrain.models.build import MODELS, build_model
+from disttrain.models.golden import Golden
 
-WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
+WEIGHTS, DESCRIPTION, METRICS = "model.safetensors", "model.json", "metrics.json"
 _FORMAT = 1
 
 
@@ -55,10 +57,16 @@ def weights_sha256(state: dict[str, torch.Tensor]) -> str:
     return digest.hexdigest()
 
 
-def save_model_dir(folder: Path, model: nn.Module, spec: ModelSpec) -> ModelSpec:
+def save_model_dir(
+    folder: Path,
+    model: nn.Module,
+    spec: ModelSpec,
+    golden: Golden | None = None,
+    metrics: Mapping[str, Any] | None = None,
+) -> ModelSpec:
     """Write the directory beside and rename it, so that it is whole or not there. Returns the spec with its hash.
 
-    Raises OSError.
+    `metrics`: what is known of its quality, for whoever serves it. Raises OSError.
     """
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     spec = ModelSpec(**{**asdict(spec), "weights_sha256": weights_sha256(state)})
@@ -70,6 +78,10 @@ def save_model_dir(folder: Path, model: nn.Module, spec: ModelSpec) -> ModelSpec
             raise OSError(errno.EIO, f"cannot be written ({error})", str(beside / WEIGHTS)) from None
         description = {"format": _FORMAT, **asdict(spec)}
         (beside / DESCRIPTION).write_text(strict_json(description, indent=1) + "\n", encoding="utf-8")
+        if golden is not None:
+            golden.save(beside)
+        if metrics is not None:
+            (beside / METRICS).write_text(strict_json(metrics, indent=1) + "\n", encoding="utf-8")
     return spec
 
 

@@ -31,6 +31,7 @@ from disttrain.training.arithmetic import fixed_arithmetic
 from disttrain.training.assemble import backward_once, build_parts, describe, place_model, total_steps_of
 from disttrain.training.checkpointing import Checkpointing
 from disttrain.training.evaluate import Evaluation, EvaluationInterrupted, evaluate
+from disttrain.training.golden import record_golden
 from disttrain.training.hooks import RunHooks
 from disttrain.training.integrity import WeightCheck
 from disttrain.training.manifest import record_start, was_started_by
@@ -203,7 +204,8 @@ class _Run:
                 "restarts": restarts,
             }
             if self.env.is_rank_zero:
-                save_model_dir(self.run_dir / MODEL, self.model, self.prepared.spec)
+                golden = record_golden(self.prepared, self.model, self.comm.device)
+                save_model_dir(self.run_dir / MODEL, self.model, self.prepared.spec, golden, {"test": result["test"]})
                 write_json(self.run_dir / RESULT, result)
         return result
 

@@ -1,0 +1,297 @@
+"""A server's life: a newer model, a full queue, slow clients, processes that are lost, the way out."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import torch
+
+from disttrain.files import replace_folder
+from disttrain.inference.predictor import Predictor
+from disttrain.models.golden import GOLDEN, Golden, load_golden
+from disttrain.models.model_dir import load_model_dir, save_model_dir
+
+from .commands import DISTTRAIN, run
+from .serving import Server, chips, form, send_slowly, serving, until
+
+HEAD = b"POST /v1/predict HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 5000\r\n\r\n"
+
+
+@pytest.fixture
+def place(tmp_path: Path, model_dir: Path) -> Path:
+    """A folder with `model`, a copy that may be replaced."""
+    shutil.copytree(model_dir, tmp_path / "model")
+    return tmp_path
+
+
+def other_model(model_dir: Path, folder: Path, honest: bool = True) -> Path:
+    """Other weights; `honest`: with golden requests of their own, else with those of the first."""
+    model, spec = load_model_dir(model_dir)
+    golden = load_golden(model_dir, spec.input_shape, len(spec.class_names))
+    assert golden is not None
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(0.9)
+    if honest:
+        golden = Golden(golden.images, Predictor(model, spec, torch.device("cpu")).probabilities(golden.images))
+    save_model_dir(folder, model, spec, golden)
+    return folder
+
+
+class Clients:
+    """Threads that ask without a pause, and keep what was wrong and which versions have answered."""
+
+    def __init__(self, url: str, expected: dict[str, Any], count: int = 4) -> None:
+        self.failures: list[str] = []
+        self.answers: list[str] = []
+        self._url, self._expected = url, expected
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._ask) for _ in range(count)]
+        for thread in self._threads:
+            thread.start()
+
+    def _ask(self) -> None:
+        images = chips(2)
+        with httpx.Client(base_url=self._url, timeout=60) as client:
+            while not self._stop.is_set():
+                try:
+                    answer = client.post("/v1/predict", files=form(images))
+                    content = answer.json()
+                    version = content["model"]["version"]
+                    if content["predictions"] != self._expected.setdefault(version, content["predictions"]):
+                        self.failures.append(f"{version} answers {content['predictions']}")
+                    if answer.status_code != 200:
+                        self.failures.append(answer.text)
+                    self.answers.append(version)
+                except Exception as error:
+                    self.failures.append(repr(error))
+
+    def __enter__(self) -> Clients:
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+
+def described(server: Server) -> dict[str, Any]:
+    content: dict[str, Any] = server.client.get("/v1/model").json()
+    return content
+
+
+def test_a_newer_model_takes_over_under_load_and_no_request_fails(place: Path) -> None:
+    model = place / "model"
+    other_model(model, place / "newer")
+    shutil.copytree(model, place / "older")
+    with serving(model) as server:
+        first = described(server)["version"]
+        with Clients(server.url, {}) as clients:
+            until(lambda: len(clients.answers) > 20, "requests are answered")
+            replace_folder(place / "newer", model)
+            until(lambda: described(server)["version"] != first, "the newer model serves")
+            seen = len(clients.answers)
+            until(lambda: len(clients.answers) > seen + 20, "requests are answered")
+            replace_folder(place / "older", model)
+            until(lambda: described(server)["version"] == first, "the first model serves again")
+            seen = len(clients.answers)
+            until(lambda: len(clients.answers) > seen + 20, "requests are answered")
+        assert clients.failures == []
+        assert len(set(clients.answers)) == 2
+        outcome = server.stop()
+    assert outcome.code == 0
+    assert f"version {first} is replaced by version" in outcome.err
+
+
+def test_a_link_that_moves_is_followed(place: Path) -> None:
+    other_model(place / "model", place / "newer")
+    (place / "live").symlink_to("model")
+    with serving(place / "live") as server:
+        first = described(server)["version"]
+        (place / "next").symlink_to("newer")
+        (place / "next").replace(place / "live")
+        until(lambda: described(server)["version"] != first, "the newer model serves")
+
+
+def test_a_model_that_does_not_answer_as_its_training_did_is_not_taken(place: Path) -> None:
+    model = place / "model"
+    other_model(model, place / "liar", honest=False)
+    other_model(model, place / "honest")
+    with serving(model) as server:
+        first = described(server)
+        replace_folder(place / "liar", model)
+        refused = until(lambda: described(server)["refused"], "the model is refused")
+        assert "does not answer its golden requests as its training did" in refused["reason"]
+        assert described(server)["version"] == first["version"]
+        assert "disttrain_model_refused 1.0" in server.client.get("/metrics").text
+        replace_folder(place / "honest", model)
+        until(lambda: described(server)["version"] != first["version"], "the honest model serves")
+        assert described(server)["refused"] is None
+        outcome = server.stop()
+    assert "is not taken, and version" in outcome.err
+
+
+def test_a_directory_that_is_damaged_or_half_written_is_not_taken(place: Path) -> None:
+    model = place / "model"
+    with serving(model) as server:
+        first = described(server)
+        weights = (model / "model.safetensors").read_bytes()
+        (model / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+        refused = until(lambda: described(server)["refused"], "the model is refused")
+        assert "cannot be read" in refused["reason"]
+        assert str(place) not in json.dumps(refused)
+        assert server.client.post("/v1/predict", files=form(chips(1))).status_code == 200
+        (model / "model.safetensors").write_bytes(weights)
+        until(lambda: described(server)["refused"] is None, "what was whole before is whole again")
+        shutil.rmtree(model)
+        assert described(server)["version"] == first["version"]
+
+
+def test_a_model_without_golden_requests_serves_and_says_so(place: Path) -> None:
+    (place / "model" / GOLDEN).unlink()
+    with serving(place / "model") as server:
+        assert described(server)["golden"] == {"checked": 0, "largest_difference": None}
+        assert server.client.get("/v1/examples/0.png").status_code == 404
+        outcome = server.stop()
+    assert "unchecked: the directory has no golden requests" in outcome.err
+
+
+def test_term_ends_readiness_first_then_running_requests_then_the_server(place: Path) -> None:
+    with serving(place / "model", "--drain-s", "1000") as server:
+        assert server.client.get("/readyz").status_code == 200
+        slow = send_slowly(server.port, HEAD)
+        server.process.send_signal(signal.SIGTERM)
+        draining = until(lambda: (a := httpx.get(f"{server.url}/readyz")).status_code == 503 and a, "it drains")
+        assert draining.json() == {"status": "draining"}
+        assert draining.headers["connection"] == "close"
+        assert server.client.post("/v1/predict", files=form(chips(1))).status_code == 200
+        slow.close()
+        outcome = server.stop(signal.SIGINT)  # no patience
+    assert outcome.code == 0
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_a_request_that_is_under_way_is_answered_after_term(place: Path, processes: str) -> None:
+    body = json.dumps({"images": [{"data": "AAAA"}]}).encode().ljust(5000)
+    with serving(place / "model", "--processes", processes) as server:
+        slow = send_slowly(server.port, HEAD + body[:2000])
+        time.sleep(0.2)  # it has to be taken before the signal comes; later is a refused connection, and a failure
+        server.process.send_signal(signal.SIGTERM)
+        until(lambda: not_listening(server.port), "nothing is taken any more")
+        slow.sendall(body[2000:])
+        answer = slow.makefile("rb").read()
+        outcome = server.wait()
+    assert answer.startswith(b"HTTP/1.1 422")
+    assert b"not an image" in answer
+    assert outcome.code == 0
+
+
+def not_listening(port: int) -> bool:
+    try:
+        httpx.get(f"http://127.0.0.1:{port}/healthz", timeout=5)
+    except httpx.HTTPError:
+        return True
+    return False
+
+
+def test_a_full_queue_is_503_with_retry_after_and_has_room_again(place: Path) -> None:
+    options = ("--max-queue", "8", "--max-images", "8", "--max-batch-size", "1")
+    with serving(place / "model", *options) as server:
+        statuses: list[int] = []
+
+        def ask() -> None:
+            with httpx.Client(base_url=server.url, timeout=60) as client:
+                for _ in range(6):
+                    answer = client.post("/v1/predict", files=form(chips(8)))
+                    statuses.append(answer.status_code)
+                    if answer.status_code == 503:
+                        assert answer.headers["retry-after"] == "1"
+                        assert "The queue is full" in answer.json()["detail"]
+
+        threads = [threading.Thread(target=ask) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(statuses) == 48
+        assert set(statuses) == {200, 503}
+        assert server.client.post("/v1/predict", files=form(chips(8))).status_code == 200
+        assert "disttrain_waiting_images 0.0" in server.client.get("/metrics").text
+
+
+def test_a_slow_client_is_told_and_holds_up_nobody(place: Path) -> None:
+    with serving(place / "model", "--request-timeout-s", "1") as server:
+        slow = [send_slowly(server.port, HEAD + b'{"images"') for _ in range(5)]
+        assert server.client.post("/v1/predict", files=form(chips(1))).status_code == 200
+        for connection in slow:
+            answer = connection.makefile("rb").read()  # to the end of the connection
+            assert answer.startswith(b"HTTP/1.1 408")
+            assert b"did not come within 1 s" in answer
+            connection.close()
+
+
+def test_clients_that_go_away_leave_nothing_behind(place: Path) -> None:
+    with serving(place / "model") as server:
+        for sent in (b"", b"POST", HEAD, HEAD + b"{" * 4000, HEAD + b"{" * 5000):
+            send_slowly(server.port, sent).close()
+        assert server.client.post("/v1/predict", files=form(chips(1))).status_code == 200
+        until(lambda: "disttrain_waiting_images 0.0" in server.client.get("/metrics").text, "nothing waits")
+        outcome = server.stop()
+    assert outcome.code == 0
+    assert "Traceback" not in outcome.err
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def test_a_process_that_is_lost_is_started_again(place: Path) -> None:
+    with serving(place / "model", "--processes", "2") as server:
+        before = children_of(server.process.pid)
+        assert len(before) == 2
+        os.kill(before[0], signal.SIGKILL)
+        until(lambda: len(set(children_of(server.process.pid)) - set(before)) == 1, "another process is there")
+        assert server.client.get("/readyz").status_code == 200
+        assert server.stop().code == 0
+
+
+@pytest.fixture(scope="module")
+def no_fastapi(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("no_fastapi")
+    (folder / "sitecustomize.py").write_text(
+        "import importlib.util as u\nfound = u.find_spec\n"
+        "u.find_spec = lambda name, *a: None if name == 'fastapi' else found(name, *a)\n"
+    )
+    return folder
+
+
+def test_mistakes_are_told_with_their_exit_code(place: Path, no_fastapi: Path) -> None:
+    serve = [*DISTTRAIN, "serve"]
+    outcome = run([*serve, "model"], place, {"PYTHONPATH": f"{no_fastapi}:{os.environ.get('PYTHONPATH', '')}"})
+    assert outcome.code == 2
+    assert "pip install 'disttrain[serve]'" in outcome.message
+    outcome = run([*serve, "nowhere", "--port", "0", "--processes", "2"], place)
+    assert outcome.code == 3
+    assert len(outcome.errors) == 1
+    other_model(place / "model", place / "liar", honest=False)
+    outcome = run([*serve, "liar", "--port", "0"], place)
+    assert outcome.code == 5
+    assert "golden requests" in outcome.message
+    outcome = run([*serve, "model", "--host", "192.0.2.1"], place)
+    assert outcome.code == 2
+    assert "cannot be listened on" in outcome.message
+    outcome = run([*serve, "model", "--max-queue", "5"], place, {"DISTTRAIN_API_KEY": "k"})
+    assert outcome.code == 2
+    assert "--max-queue 5 has no place for a request of --max-images 256" in outcome.message
+    outcome = run([*serve, "model"], place, {"DISTTRAIN_API_KEY": " "})
+    assert outcome.code == 2
+    assert "DISTTRAIN_API_KEY is set and empty" in outcome.message
