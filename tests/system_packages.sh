@@ -9,7 +9,7 @@ set -euo pipefail
 horovod=(g++ cmake make mpirun mpicxx)
 declare -A package_of=(
     [g++]=g++ [cmake]=cmake [make]=make [mpirun]=openmpi-bin [mpicxx]="openmpi-bin libopenmpi-dev" [git]=git
-    [ip]=iproute2 [slurmctld]="slurm-wlm slurmctld" [slurmd]=slurmd [sbatch]=slurm-client [munged]=munge
+    [ip]=iproute2 [chromium]=chromium [slurmctld]="slurm-wlm slurmctld" [slurmd]=slurmd [sbatch]=slurm-client [munged]=munge
 )
 missing_of() {
     local program

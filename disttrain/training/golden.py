@@ -14,7 +14,7 @@ from disttrain.training.prepare import Prepared, float_dtype_of
 
 
 def record_golden(prepared: Prepared, model: nn.Module, device: torch.device) -> Golden | None:
-    """Evenly spaced ones of the validation split, or of another where there is none.
+    """Evenly spaced ones of the validation split, or of another where there is none, sorted by class.
 
     None for a model whose inputs are no uint8 images, or whose outputs are no scores of classes.
     """
@@ -37,6 +37,8 @@ def record_golden(prepared: Prepared, model: nn.Module, device: torch.device) ->
 def _some_images(dataset: Dataset) -> np.ndarray:
     """uint8 [n, channels, height, width]"""
     ids = next(dataset.splits[name] for name in ("val", "test", "train") if len(dataset.splits[name]))
+    if dataset.labels is not None:
+        ids = ids[np.argsort(dataset.labels[ids], kind="stable")]
     chosen = ids[np.linspace(0, len(ids) - 1, min(COUNT, len(ids))).astype(int)]
     if isinstance(dataset.samples, ImageArrays):
         return np.ascontiguousarray(dataset.samples.images[chosen])

@@ -200,7 +200,7 @@ def test_without_the_key_nothing_of_the_api_answers(server: Server, given: dict[
             answer = stranger.post(path)
             assert answer.status_code == 401
             assert answer.headers["www-authenticate"] == "Bearer"
-        assert [stranger.get(path).status_code for path in ("/healthz", "/readyz", "/metrics")] == [200] * 3
+        assert [stranger.get(path).status_code for path in ("/healthz", "/readyz", "/metrics", "/")] == [200] * 4
 
 
 def test_the_key_is_taken_as_a_bearer_token_too(server: Server) -> None:
