@@ -1,6 +1,6 @@
 """A model behind FastAPI as a first program has it: every request is decoded and computed by itself.
 
-python benchmarks/naive_server.py MODEL_DIR PORT [async]
+python benchmarks/naive_server.py MODEL_DIR [async] --port PORT
 """
 
 from __future__ import annotations
@@ -46,6 +46,6 @@ def build_app(model_dir: Path, in_event_loop: bool) -> FastAPI:
 
 if __name__ == "__main__":
     uvicorn.run(
-        build_app(Path(sys.argv[1]), "async" in sys.argv[3:]),
-        host="127.0.0.1", port=int(sys.argv[2]), log_level="warning", access_log=False,
+        build_app(Path(sys.argv[1]), "async" in sys.argv),
+        host="127.0.0.1", port=int(sys.argv[sys.argv.index("--port") + 1]), log_level="warning", access_log=False,
     )  # fmt: skip
