@@ -44,6 +44,8 @@ def run(arguments: argparse.Namespace, argv: list[str]) -> int:
         api_key=os.environ.get(API_KEY_VARIABLE),
     )
     settings.check()
+    # Read when torch is imported. Threads that spin while they wait take the cores from those that answer requests.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # Before prometheus_client is imported, which looks for the folder then.
     with shared_metrics() if settings.processes > 1 else contextlib.nullcontext():
         from disttrain.serve.run import serve

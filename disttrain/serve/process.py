@@ -10,7 +10,6 @@ import socket
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import torch
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -98,10 +97,9 @@ def serve_requests(
 ) -> None:
     """Load the model, call `on_ready`, answer requests until a signal has ended that.
 
-    `threads`: that one batch is computed by on the CPU. Raises what the model directory is refused for.
+    `threads`: of this process's share of the cores. Raises what the model directory is refused for.
     """
-    torch.set_num_threads(threads)
-    service = Service(settings, pick_device(settings.device, RankEnv.alone()))
+    service = Service(settings, pick_device(settings.device, RankEnv.alone()), threads)
     config = uvicorn.Config(
         build_app(service),
         http=_Protocol,

@@ -43,8 +43,12 @@ class _Decoded:
 class Service:
     """One process's model, queues and threads."""
 
-    def __init__(self, settings: ServeSettings, device: torch.device) -> None:
-        """Raises what the model directory is refused for."""
+    def __init__(self, settings: ServeSettings, device: torch.device, scene_threads: int) -> None:
+        """`scene_threads`: that a scene is searched by on the CPU. Raises what the model directory is refused for.
+
+        Batches are computed by one: the event loop, the decoders and the clients' own work want the other cores.
+        """
+        torch.set_num_threads(1)
         self.settings, self.metrics = settings, Metrics()
         self.draining = False
         self.budget = ByteBudget(settings.limits.waiting_bytes)
@@ -57,7 +61,10 @@ class Service:
             self.metrics.batches.observe,
         )
         self._decoders = ThreadPoolExecutor(min(_MOST_DECODERS, os.cpu_count() or 1), "decode")
-        self._scene_thread = ThreadPoolExecutor(1, "scene")
+        # The number is a thread's own, once it has computed something: the model's thread has before this one begins.
+        blank = np.zeros((1, *self.live.current.spec.input_shape), np.uint8)
+        self.batcher.submit(self.live.current, blank).result()
+        self._scene_thread = ThreadPoolExecutor(1, "scene", torch.set_num_threads, (scene_threads,))
         self._scenes = threading.BoundedSemaphore(_SCENES_WAITING)
         self.watcher = ModelWatcher(self.live, settings.watch_s, self._model_looked_at)
 
