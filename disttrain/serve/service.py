@@ -6,6 +6,7 @@ import asyncio
 import os
 import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -92,7 +93,8 @@ class Service:
         work = self._decoders.submit(self._decode_and_queue, model, body, content_type)
         work.add_done_callback(lambda _: self.batcher.arrived())  # cancelled before it began, too
         decoded, computed = await asyncio.wrap_future(work)
-        probabilities = iter(() if computed is None else await asyncio.wrap_future(computed))
+        results: Sequence[np.ndarray] = () if computed is None else list(await asyncio.wrap_future(computed))
+        probabilities = iter(results)
         predictions = [
             _prediction(name, one if isinstance(one, str) else next(probabilities), model)
             for name, one in zip(decoded.names, decoded.images, strict=True)

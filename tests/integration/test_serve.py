@@ -194,7 +194,7 @@ def test_what_is_refused_says_why(server: Server, path: str, files: Any, status:
 
 @pytest.mark.parametrize("given", [{}, {"X-API-Key": "let me"}, {"Authorization": "Bearer x"}, {"X-API-Key": "ü"}])
 def test_without_the_key_nothing_of_the_api_answers(server: Server, given: dict[str, str]) -> None:
-    encoded = {name: value.encode() for name, value in given.items()}
+    encoded = [(name.encode(), value.encode()) for name, value in given.items()]
     with httpx.Client(base_url=server.url, headers=encoded) as stranger:
         for path in ("/v1/predict", "/v1/model", "/v1/examples/0.png", "/v1/nothing"):
             answer = stranger.post(path)
