@@ -6,7 +6,7 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -93,8 +93,10 @@ class Service:
         work = self._decoders.submit(self._decode_and_queue, model, body, content_type)
         work.add_done_callback(lambda _: self.batcher.arrived())  # cancelled before it began, too
         decoded, computed = await asyncio.wrap_future(work)
-        results: Sequence[np.ndarray] = () if computed is None else list(await asyncio.wrap_future(computed))
-        probabilities = iter(results)
+        probabilities: Iterator[np.ndarray] = iter(())
+        if computed is not None:
+            results = await asyncio.wrap_future(computed)
+            probabilities = iter(results)
         predictions = [
             _prediction(name, one if isinstance(one, str) else next(probabilities), model)
             for name, one in zip(decoded.names, decoded.images, strict=True)
