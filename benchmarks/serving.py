@@ -12,6 +12,7 @@ import http.client
 import importlib.util
 import io
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -61,7 +62,7 @@ def running(command: Sequence[str], ready: str) -> Iterator[tuple[int, float]]:
     """A server's port, and the seconds from its start until it was ready."""
     port = free_port()
     began = time.monotonic()
-    process = subprocess.Popen([*command, "--port", str(port)], stdout=subprocess.DEVNULL)
+    process = subprocess.Popen([*command, "--port", str(port)], stdout=subprocess.DEVNULL, start_new_session=True)
     try:
         while not _is_ready(port, ready):
             if process.poll() is not None or time.monotonic() - began > _READY_S:
@@ -71,6 +72,8 @@ def running(command: Sequence[str], ready: str) -> Iterator[tuple[int, float]]:
     finally:
         process.terminate()
         process.wait()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # LitServe leaves processes behind
 
 
 def _is_ready(port: int, path: str) -> bool:
