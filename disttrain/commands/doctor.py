@@ -17,9 +17,8 @@ from disttrain.doctor.report import as_json, message, render, warning
 from disttrain.errors import ConfigError, DisttrainError, say, say_error
 from disttrain.files import strict_json, user_path
 from disttrain.launch.env import NodeEnv, RankEnv, resolve
+from disttrain.launch.env.launchers import seems_another_rank
 from disttrain.run_dir import default_run_dir
-
-_RANK_VARIABLES = ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "HOROVOD_RANK", "SLURM_PROCID")
 
 
 def run(arguments: argparse.Namespace, argv: list[str]) -> int:
@@ -34,7 +33,7 @@ def run(arguments: argparse.Namespace, argv: list[str]) -> int:
         from disttrain.launch.local import start_node
 
         return start_node(dataclasses.replace(env, max_restarts=0), argv, notice_s=30.0)
-    if error is not None and any(os.environ.get(name, "0") not in ("", "0") for name in _RANK_VARIABLES):
+    if error is not None and seems_another_rank(os.environ):
         return 1  # rank zero finds the same, and says so
     env = env or RankEnv.alone()
     try:

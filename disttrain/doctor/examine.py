@@ -20,7 +20,7 @@ from disttrain.doctor.finding import Check, Finding, judge
 from disttrain.doctor.meeting import Line, Message, attend, gathered
 from disttrain.errors import DisttrainError, PeerLostError
 from disttrain.launch.env import RankEnv
-from disttrain.launch.env.launchers import hosts_of
+from disttrain.launch.env.launchers import slurm_hosts
 from disttrain.system.marker import find_marker, write_marker
 from disttrain.system.processes import run_with_timeout
 
@@ -108,8 +108,7 @@ def _as_rank_zero(
 
 def _hosts(env: RankEnv) -> dict[int, str]:
     """Rank -> host, where the launcher tells it."""
-    names = os.environ.get("SLURM_STEP_NODELIST") or os.environ.get("SLURM_JOB_NODELIST") or ""
-    return hosts_by_rank(env, hosts_of(names) if env.launcher == "slurm" else [])
+    return hosts_by_rank(env, slurm_hosts(os.environ) if env.launcher == "slurm" else [])
 
 
 def _route(by_rank: Mapping[int, Facts], lines: Lines) -> str | None:

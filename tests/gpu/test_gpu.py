@@ -190,7 +190,7 @@ def test_with_shards_a_training_on_a_gpu_repeats_its_bits(train: Train, precisio
     assert first["weights_sha256"] == second["weights_sha256"]
 
 
-@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one GPU or none: the ranks of NCCL need one each")
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="no GPU for a second rank of NCCL")
 def test_with_shards_two_gpus_give_the_bits_of_one(train: Train) -> None:
     """This file's commands see one GPU; these two see all."""
     fields = ("batch.shards=8", "model.dropout=0.2", "train.max_steps=20")

@@ -145,6 +145,17 @@ def hosts_of(hostlist: str) -> list[str]:
     return hosts
 
 
+def slurm_hosts(environ: Environ) -> list[str]:
+    """The nodes of this Slurm step, in the order of its ranks; none outside of Slurm."""
+    return hosts_of(get(environ, "SLURM_STEP_NODELIST") or get(environ, "SLURM_JOB_NODELIST") or "")
+
+
+def seems_another_rank(environ: Environ) -> bool:
+    """Whether a launcher's variable says that this is not rank zero, whatever the others say."""
+    names = (PLAIN.rank, OPENMPI.rank, "PMI_RANK", "HOROVOD_RANK", "SLURM_PROCID")
+    return any(environ.get(name, "0") not in ("", "0") for name in names)
+
+
 def _numbers_in(ranges: str) -> list[str]:
     found = []
     for one in ranges.split(","):
