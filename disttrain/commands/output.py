@@ -8,8 +8,11 @@ from pathlib import Path
 from disttrain.errors import ConfigError
 
 
-def check_output_file(option: str, output: str | None, suffixes: Sequence[str], what: str) -> None:
-    """Raise ConfigError for a file of unknown form or in a folder that is not there; `what` is written to it."""
+def check_output_file(
+    option: str, output: str | None, suffixes: Sequence[str], what: str, inputs: Sequence[str]
+) -> None:
+    """Raise ConfigError for a file of unknown form, in a folder that is not there, or that is one of the `inputs`;
+    `what` is written to it."""
     if output is None:
         return
     path = Path(output)
@@ -20,3 +23,5 @@ def check_output_file(option: str, output: str | None, suffixes: Sequence[str], 
         raise ConfigError(f"{option} {output} is a folder: name the file to write.")
     if not path.absolute().parent.is_dir():
         raise ConfigError(f"{option} {output}: the folder {path.absolute().parent} does not exist.")
+    if path.exists() and any(Path(one).exists() and path.samefile(one) for one in inputs):
+        raise ConfigError(f"{option} {output} is an input, which would be overwritten: name another file to write.")

@@ -14,17 +14,18 @@ _OUTPUT_FORMATS = (".csv", ".jsonl")
 def run(arguments: argparse.Namespace, argv: list[str]) -> int:
     """`disttrain predict`; returns the exit code."""
 
+    inputs = list(map(expand_home, arguments.inputs))
     output = None if arguments.output is None else expand_home(arguments.output)
 
     def validate(world_size: int) -> None:
-        check_output_file("--output", output, _OUTPUT_FORMATS, "predictions are")
+        check_output_file("--output", output, _OUTPUT_FORMATS, "predictions are", inputs)
 
     rank = join_or_start(arguments, argv, validate)
     if isinstance(rank, int):
         return rank
     from disttrain.inference.predict_files import predict_files
 
-    model_dir, inputs = user_path(arguments.model), list(map(expand_home, arguments.inputs))
+    model_dir = user_path(arguments.model)
     with validated_session(rank, arguments, validate) as (session, _):
         predict_files(model_dir, inputs, output, arguments.device, arguments.allow_code, rank, session.control_plane)
     return 0

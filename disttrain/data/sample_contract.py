@@ -7,6 +7,7 @@ that are words as class numbers. The rest is refused, with the sample's index.
 from __future__ import annotations
 
 import numbers
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,27 +79,30 @@ class SampleContract:
         return self._converted(inputs, self._as_float)
 
     def batch_targets(self, targets: Any) -> Any:
-        """Collated targets: whole numbers as int64, as torch's losses take them."""
-        return self._converted(targets, _as_int64)
+        """Collated targets: whole numbers as int64, as torch's losses take them; float64, which plain numbers become
+        in a batch, as float32 where the network is not of float64 itself."""
+        return self._converted(targets, self._as_target)
 
     def _as_float(self, tensor: torch.Tensor) -> torch.Tensor:
         return tensor.to(self.float_dtype) if tensor.is_floating_point() else tensor
+
+    def _as_target(self, tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.is_floating_point() and torch.float64 in (tensor.dtype, self.float_dtype):
+            return tensor.to(torch.float64 if self.float_dtype == torch.float64 else torch.float32)
+        return tensor.to(torch.int64) if tensor.dtype in _WHOLE else tensor
 
     @staticmethod
     def _converted(tree: Any, convert: Any) -> Any:
         return convert(tree) if isinstance(tree, torch.Tensor) else tree_map_only(torch.Tensor, convert, tree)
 
 
-def _as_int64(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.to(torch.int64) if tensor.dtype in _WHOLE else tensor
-
-
 def _checked(value: Any, what: str) -> Any:
-    """A value that torch's collation takes, else DataError."""
+    """A value that torch's collation takes, else DataError. It is a copy: a dataset may give the same buffer each time,
+    and the samples of a batch would all be the last one."""
     if isinstance(value, torch.Tensor):
         if value.layout != torch.strided:
             raise DataError(f"{what} is a sparse tensor ({value.layout}): return it dense, with .to_dense().")
-        return value.detach() if value.requires_grad else value
+        return value.detach().clone()
     if isinstance(value, np.ndarray | np.generic):
         return _checked_array(value, what)
     if isinstance(value, bool | numbers.Number):
@@ -124,9 +128,7 @@ def _checked(value: Any, what: str) -> Any:
 def _checked_array(value: np.ndarray | np.generic, what: str) -> Any:
     if value.dtype.kind not in "biufc":
         raise DataError(f"{what} is an array of {value.dtype}: expected numbers. Convert it in __getitem__.")
-    if isinstance(value, np.ndarray) and (not value.dtype.isnative or any(step < 0 for step in value.strides)):
-        return np.ascontiguousarray(value, value.dtype.newbyteorder("="))
-    return value
+    return np.array(value, value.dtype.newbyteorder("="), order="C") if isinstance(value, np.ndarray) else value
 
 
 def _kind(value: Any) -> str:
@@ -147,6 +149,11 @@ def check_class_names(names: Any, what: str) -> tuple[str, ...]:
         raise DataError(
             f"{what} has classes={names!r}: expected the names of the classes, in the order of their numbers. Give a "
             "list, e.g. classes = ('left', 'right')."
+        )
+    if isinstance(names, Mapping | set | frozenset):
+        raise DataError(
+            f"{what} has classes={names!r}: a {type(names).__name__} does not list the names in the order of their "
+            "numbers. Give a list, e.g. sorted(class_to_idx, key=class_to_idx.get) of a mapping from name to number."
         )
     found = tuple(map(str, names))
     if twice := sorted({name for name in found if found.count(name) > 1}):

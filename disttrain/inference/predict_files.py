@@ -26,7 +26,7 @@ from disttrain.data.file_kind import is_zip
 from disttrain.data.image_store import ImageStore, read_image_file
 from disttrain.errors import ConfigError, DataError
 from disttrain.inference.output_file import open_output
-from disttrain.inference.predictor import Predictor, label_of
+from disttrain.inference.predictor import NOT_FINITE, Predictor, label_of
 from disttrain.launch.env import RankEnv
 from disttrain.log import log
 from disttrain.models.model_dir import ModelSpec, load_model_dir
@@ -166,6 +166,8 @@ def _read(item: _Item, spec: ModelSpec) -> np.ndarray | str:
 
 
 def _row(probabilities: np.ndarray, spec: ModelSpec) -> dict[str, Any]:
+    if not np.isfinite(probabilities).all():
+        return {"error": NOT_FINITE}
     label, probability, by_class = label_of(probabilities, spec.class_names)
     return {"label": label, "probability": probability, **{f"p_{name}": value for name, value in by_class.items()}}
 

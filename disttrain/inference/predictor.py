@@ -21,8 +21,12 @@ def _symmetries_of_training(spec: ModelSpec) -> tuple[Symmetry, ...]:
     return Augmentation.build(DataConfig.model_validate(recorded), height, width).symmetries
 
 
+NOT_FINITE = "the network gives no finite probabilities for it"
+"""In the place of an answer that is none."""
+
+
 def label_of(probabilities: np.ndarray, class_names: Sequence[str]) -> tuple[str, float, dict[str, float]]:
-    """float32 [classes] -> the likeliest class, its probability, and those of all, to six decimals."""
+    """float32 [classes], finite -> the likeliest class, its probability, and those of all, to six decimals."""
     rounded = [round(float(value), 6) for value in probabilities]
     best = int(probabilities.argmax())
     return class_names[best], rounded[best], dict(zip(class_names, rounded, strict=True))

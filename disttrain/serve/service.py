@@ -18,7 +18,7 @@ from disttrain.data.decode import UnreadableImage, decode_image, decode_whole
 from disttrain.data.scene import MemoryScene
 from disttrain.errors import ConfigError
 from disttrain.inference.detect import class_index_of, find_boxes
-from disttrain.inference.predictor import label_of
+from disttrain.inference.predictor import NOT_FINITE, label_of
 from disttrain.inference.window_search import WindowSearch
 from disttrain.serve.batching import Batcher, QueueFull
 from disttrain.serve.live_model import LiveModel, LoadedModel, ModelWatcher
@@ -223,5 +223,7 @@ class Service:
 def _prediction(name: str, one: np.ndarray | str, model: LoadedModel) -> dict[str, Any]:
     if isinstance(one, str):
         return {"name": name, "error": one}
+    if not np.isfinite(one).all():
+        return {"name": name, "error": NOT_FINITE}
     label, probability, by_class = label_of(one, model.spec.class_names)
     return {"name": name, "label": label, "probability": probability, "probabilities": by_class}

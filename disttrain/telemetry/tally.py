@@ -26,7 +26,7 @@ class Totals(NamedTuple):
 
     loss_sum: float
     correct: int | None
-    """Correct answers; None where a target was no class number, which is neither right nor wrong."""
+    """Correct answers; None where a target was no class number or an output NaN: neither right nor wrong."""
     samples: int
 
     @classmethod
@@ -90,16 +90,16 @@ class Tally:
         self._losses += losses
         self.classifies = self._scores_classes and counts_as_classification(outputs[0], targets[0])
         if self.classifies:
-            labels = torch.cat(targets)
-            self._counts[0] += (torch.cat(outputs).argmax(1) == labels).sum()
-            self._counts[1] += ((labels < 0) | (labels >= outputs[0].shape[1])).sum()
+            labels, scores = torch.cat(targets), torch.cat(outputs)
+            self._counts[0] += (scores.argmax(1) == labels).sum()
+            self._counts[1] += ((labels < 0) | (labels >= scores.shape[1]) | scores.isnan().any(1)).sum()
         self._counts[2] += sum(count_of(one) for one in targets)
         self._kept.clear()
 
     def sums(self) -> torch.Tensor:
-        """int64 [LIMBS + 3] on the device: the sum of losses (see `exact_sum`), correct answers, targets that are no
-        class numbers, samples. Free of rounding: added over ranks, or over parts of a run, in any order, they are the
-        same."""
+        """int64 [LIMBS + 3] on the device: the sum of losses (see `exact_sum`), correct answers, samples without
+        a class number or an answer, samples. Free of rounding: added over ranks, or over parts of a run, in any order,
+        they are the same."""
         self._count()
         losses = torch.stack(self._losses).tolist() if self._losses else []
         return torch.cat([torch.tensor(encode(losses), device=self._device), self._counts])

@@ -106,7 +106,7 @@ def evaluate(
         wrong = batches.ids[(counted != 1).numpy()]
         raise IntegrityError(f"{len(wrong)} samples were not counted exactly once in the evaluation, e.g. {wrong[:5]}.")
     confusion = _reduce_confusion(confusion, comm)
-    if int(confusion.sum()) < len(counted):  # targets that are no class numbers: there is no accuracy
+    if int(confusion.sum()) < len(counted):  # targets that are no class numbers, outputs with NaN: no accuracy
         confusion = confusion[:0]
     classes = math.isqrt(len(confusion))
     names = class_names if len(class_names) == classes else tuple(map(str, range(classes)))
@@ -116,9 +116,10 @@ def evaluate(
 
 
 def _count_pairs(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """int64 [classes * classes]: how often each true class went with each answer. Other targets are not counted."""
+    """int64 [classes * classes]: how often each true class went with each answer. Not counted are other targets, and
+    outputs with NaN, which are no answer."""
     classes = outputs.shape[1]
-    valid = (targets >= 0) & (targets < classes)
+    valid = (targets >= 0) & (targets < classes) & ~outputs.isnan().any(1)
     # The last bin is for those: to pick the others out would wait for the device.
     pairs = torch.where(valid, targets * classes + outputs.argmax(1), classes * classes)
     return torch.bincount(pairs, minlength=classes * classes + 1)[:-1]

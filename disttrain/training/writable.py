@@ -11,6 +11,7 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from disttrain.checkpoint.host_buffer import DTYPES
 from disttrain.errors import ConfigError
+from disttrain.log import log
 from disttrain.models.model_dir import ModelSpec
 
 
@@ -18,6 +19,9 @@ def check_network(model: nn.Module, name: str) -> None:
     """Raise ConfigError for weights that cannot be trained, or state that no file can hold."""
     if isinstance(model, DistributedDataParallel | DataParallel):
         raise ConfigError(f"{name} is wrapped in {type(model).__name__}: give the network itself (.module).")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ConfigError(f"{name} is a {type(model).__name__}, compiled by torch.jit: give the network before that.")
+    _warn_of_evaluation_mode(model, name)
     trainable = [key for key, one in model.named_parameters() if one.requires_grad]
     if not trainable:
         frozen = sum(1 for _ in model.parameters())
@@ -38,6 +42,21 @@ def check_network(model: nn.Module, name: str) -> None:
             raise ConfigError(
                 f"{name}: the weights {key!r} hold NaN or infinity before the first step. Initialise them."
             )
+
+
+def _warn_of_evaluation_mode(model: nn.Module, name: str) -> None:
+    """What stays in evaluation mode in a loop without `model.train()` does not here."""
+    parts = [
+        key
+        for key, one in model.named_modules()
+        if not one.training and isinstance(one, torch.nn.modules.batchnorm._BatchNorm | nn.modules.dropout._DropoutNd)
+    ]
+    if model.training and parts:
+        log.warning(
+            "%s: %d layers are in evaluation mode, e.g. %s (%s), and are trained in training mode, as model.train() "
+            "sets it; to keep them as they are let the network override train()",
+            name, len(parts), parts[0], type(model.get_submodule(parts[0])).__name__,
+        )  # fmt: skip
 
 
 def check_loading(model: nn.Module, name: str) -> None:

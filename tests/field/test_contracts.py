@@ -22,7 +22,7 @@ from torch.utils.data import Subset, TensorDataset
 from disttrain.config import build_config
 from disttrain.errors import ConfigError, DataError
 
-from .parts import Points, fit, refused
+from .parts import Points, fit, net, refused
 
 Item = Callable[[torch.Tensor, int], Any]
 Pair = namedtuple("Pair", "image label")
@@ -94,6 +94,10 @@ def test_a_sample_that_does_not_fit_is_refused_by_its_number(name: str, tmp_path
 DATASETS: dict[str, tuple[Callable[[], dict[str, Any]], type[Exception], str]] = {
     "classes as a number": (lambda: {"dataset": Points(classes=2)}, DataError, "classes=2: expected the names"),
     "classes as a word": (lambda: {"dataset": Points(classes="ab")}, DataError, "classes='ab': expected the names"),
+    "classes as a mapping": (
+        lambda: {"dataset": Points(classes={"right": 1, "left": 0})}, DataError, "a dict does not list.*class_to_idx"
+    ),
+    "classes as a set": (lambda: {"dataset": Points(classes={"left", "right"})}, DataError, "a set does not list"),
     "a class twice": (lambda: {"dataset": Points(classes=["a", "a"])}, DataError, "names the class 'a' twice"),
     "words without classes": (
         lambda: {"dataset": Points(classes=None, item=lambda x, y: (x, "left"))}, DataError, "names no classes",
@@ -206,3 +210,30 @@ def test_a_setting_that_holds_itself_is_refused() -> None:
 )
 def test_an_argument_of_another_kind_is_refused(options: dict[str, Any], message: str, tmp_path: Path) -> None:
     refused(tmp_path, ConfigError, message, **options)
+
+
+class OneBuffer(Points):
+    """Gives the same tensor or array for every sample, filled anew."""
+
+    def __init__(self, buffer: Any, **options: Any) -> None:
+        super().__init__(**options)
+        self.buffer = buffer
+
+    def __getitem__(self, index: int) -> Any:
+        x, y = super().__getitem__(index)
+        self.buffer[:] = x
+        return self.buffer, y
+
+
+@pytest.mark.parametrize("buffer", [torch.zeros(8), np.zeros(8, "float32")], ids=["tensor", "array"])
+def test_a_buffer_that_a_dataset_fills_anew_is_another_sample_each_time(buffer: Any, tmp_path: Path) -> None:
+    own = fit(tmp_path / "own", dataset=Points())
+    assert fit(tmp_path / "one", dataset=OneBuffer(buffer))["weights_sha256"] == own["weights_sha256"]
+
+
+@pytest.mark.parametrize("item", [lambda x, y: (x, float(y)), lambda x, y: (x, np.float64(y))], ids=["float", "numpy"])
+def test_plain_numbers_are_targets_of_a_regression(item: Any, tmp_path: Path) -> None:
+    model, loss = nn.Sequential(net(1), nn.Flatten(0)), nn.HuberLoss()
+    own = fit(tmp_path / "own", model, Points(item=lambda x, y: (x, torch.tensor(float(y)))), loss=loss)
+    model = nn.Sequential(net(1), nn.Flatten(0))
+    assert fit(tmp_path / "plain", model, Points(item=item), loss=loss)["weights_sha256"] == own["weights_sha256"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -193,3 +194,20 @@ def test_an_ignored_pixel_in_a_loss_per_sample_is_counted_exactly(tmp_path: Path
     with torch.no_grad():
         expected = np.mean([float(own(model(x[None]), t[None])) for x, t in (data[at] for at in range(48))])
     assert result["test"]["loss"] == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("mark", [math.nan, -1.0, 0.0, -100.0])
+def test_a_mean_over_what_is_not_missing_is_refused_though_nothing_is_missing_yet(mark: float, tmp_path: Path) -> None:
+    def present(targets: torch.Tensor) -> torch.Tensor:
+        return ~targets.isnan() if math.isnan(mark) else targets != mark
+
+    for shape in ((), (2,)):
+        data = Points(item=lambda x, y, shape=shape: (x, torch.full(shape, 1.5 + y)))  # type: ignore[misc]
+        with pytest.raises(ConfigError, match=r"leaves entries out|no mean and no sum"):
+            fit(
+                tmp_path,
+                net(2) if shape else nn.Sequential(net(1), nn.Flatten(0)),
+                data,
+                loss=lambda o, t: ((o - t) ** 2)[present(t)].mean(),
+            )
+    assert not (tmp_path / "run").exists()

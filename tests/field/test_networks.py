@@ -131,6 +131,9 @@ REFUSED_NETWORKS: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
     "frozen": (lambda: {"model": net().requires_grad_(False)}, r"no trainable weights \(4 parameters.*requires_grad_"),
     "without weights": (lambda: {"model": nn.Flatten()}, r"no trainable weights \(0 parameters"),
     "a class": (lambda: {"model": Two}, r"model is the class Two.*fit\(Two\(\)"),
+    "compiled by torch.jit": (
+        lambda: {"model": torch.jit.trace(net(), torch.zeros(1, 8))}, "compiled by torch.jit: give the network before"
+    ),
     "a function": (lambda: {"model": lambda x: x}, "model is a function, not a torch.nn.Module"),
     "wrapped": (lambda: {"model": nn.DataParallel(net())}, "wrapped in DataParallel.*module"),
     "not finite": (lambda: {"model": poisoned()}, "'0.weight' hold NaN or infinity before the first step"),
@@ -192,3 +195,10 @@ class Pool(nn.Module):
 def test_a_network_that_cannot_train_is_refused(name: str, tmp_path: Path) -> None:
     options, message = REFUSED_NETWORKS[name]
     refused(tmp_path, ConfigError, message, **options())
+
+
+def test_layers_in_evaluation_mode_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    model = batchnorm_net()
+    model[1].eval()  # type: ignore[index]
+    fit(tmp_path, model)
+    assert "1 layers are in evaluation mode, e.g. 1 (BatchNorm1d)" in caplog.text

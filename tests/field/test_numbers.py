@@ -238,3 +238,10 @@ def test_training_goes_on_after_a_step_left_out_as_if_it_had_not_been(tmp_path: 
     optimizer.step()
     trained = other.state_dict()
     assert all(torch.allclose(one, trained[key], rtol=1e-4, atol=1e-6) for key, one in model.state_dict().items())
+
+
+def test_outputs_of_nan_are_no_answers(tmp_path: Path) -> None:
+    held_out = Points(20, 2)
+    held_out.x[3] = math.nan
+    found = fit(tmp_path, test_dataset=held_out)["test"]
+    assert found == {"count": 20, "loss": None, "accuracy": None}
