@@ -24,7 +24,7 @@ _SUCCESSION_S = 120.0  # beyond the time that an NFS server keeps the locks of a
 _FREE_FIELDS = ("batch.eval_batch_size", "checkpoint.", "comm.timeout_s", "data.cache_dir", "data.device_budget_mib",
                 "data.loader_timeout_s", "data.loader_workers", "data.placement", "data.prefetch_batches",
                 "train.check_weights_every_steps", "train.device", "train.log_every_steps",
-                "train.nonfinite", "train.record_digests")  # fmt: skip
+                "train.nonfinite", "train.record_digests", "train.test_at_end", "train.workers")  # fmt: skip
 
 
 def default_run_dir(config_path: Path) -> Path:

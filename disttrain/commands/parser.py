@@ -108,6 +108,28 @@ def build_parser() -> argparse.ArgumentParser:
     )
     _add_serve(serve)
 
+    tune = commands.add_parser(
+        "tune",
+        help="search for good settings",
+        description="Try the settings that SEARCH describes, each in a training of CONFIG, on Ray Tune.",
+    )
+    tune.add_argument("config", metavar="CONFIG", help="YAML file, as for train")
+    tune.add_argument("search", metavar="SEARCH", help="YAML file: the space, the scheduler, ...; see docs/search.md")
+    tune.add_argument("overrides", nargs="*", metavar="section.field=value", help="settings that replace CONFIG's")
+    tune.add_argument("--trials", type=_positive, metavar="N", help="how many points are tried in all")
+    tune.add_argument("--workers-per-trial", type=_positive, metavar="N", help="ranks of each trial")
+    tune.add_argument("--concurrency", type=_positive, metavar="N", help="most trials at a time (default: what fits)")
+    tune.add_argument("--resume", action="store_true", help="go on with the search in the folder, where there is one")
+    tune.add_argument("--output", metavar="DIR", help="the search's folder (default: runs/<CONFIG>-<SEARCH>)")
+    tune.add_argument("--ray-address", metavar="ADDRESS", help="a Ray cluster, or auto (default: this machine alone)")
+    tune.add_argument(
+        "--ray-nodes",
+        type=_positive,
+        default=1,
+        metavar="N",
+        help="wait until the cluster has so many nodes (default: 1)",
+    )
+
     data = commands.add_parser("data", help="look at a dataset, make the synthetic one")
     data_commands = data.add_subparsers(dest="data_command", required=True, metavar="info|make")
     info = data_commands.add_parser("info", help="counts per split and class, and the normalisation")
@@ -118,9 +140,9 @@ def build_parser() -> argparse.ArgumentParser:
     make.add_argument("--count", type=int, default=12_000)
     make.add_argument("--seed", type=int, default=0)
 
-    for command in (train, evaluate, predict, detect, doctor, serve, info, make):
+    for command in (train, evaluate, predict, detect, doctor, serve, tune, info, make):
         command.add_argument("--quiet", action="store_true", help="only warnings and errors on standard error")
-    for command in (train, doctor, info):
+    for command in (train, doctor, tune, info):
         command.add_argument("--json", action="store_true", help="the result as one JSON object on standard output")
     for command in (train, evaluate, predict, detect):
         command.add_argument(
@@ -180,6 +202,12 @@ def _count(text: str) -> int:
     if not (text.isascii() and text.isdigit()):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 0")
     return int(text)
+
+
+def _positive(text: str) -> int:
+    if (number := _count(text)) == 0:
+        raise argparse.ArgumentTypeError("0 is not a number of at least 1")
+    return number
 
 
 def _probability(text: str) -> float:

@@ -59,6 +59,9 @@ def join_or_start(
     if env is None or env.world_size == 1:
         wanted = _wanted_workers(arguments.workers)
         config = validate(wanted or 1)
+        if env is None and arguments.workers is None and config is not None and config.train.workers:
+            wanted = config.train.workers
+            config = validate(wanted)
         from disttrain.launch.local import default_worker_count, start_workers
 
         workers = wanted or (default_worker_count() if env is None else 1)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
+from disttrain.config.explain import explain
 from disttrain.config.plain import check_plain, plain_values
 from disttrain.config.rules import check_rules
 from disttrain.config.sections import Config
 from disttrain.config.text import dump_yaml, parse_override, parse_yaml
-from disttrain.errors import ConfigError, unknown_name
+from disttrain.errors import ConfigError
 from disttrain.files import user_path
 
 
@@ -45,7 +45,7 @@ def build_config(values: Any = None, overrides: Sequence[str] = (), where: str =
     try:
         config = Config.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError(f"{where}: " + "; ".join(_explain(one) for one in error.errors())) from None
+        raise ConfigError(f"{where}: " + "; ".join(explain(one, Config) for one in error.errors())) from None
     check_rules(config)
     return config
 
@@ -69,28 +69,6 @@ def _annotation(section: str, field: str) -> Any:
     owner = Config.model_fields.get(section)
     found = type(owner.default).model_fields.get(field) if owner else None
     return found.annotation if found else None
-
-
-def _explain(error: Any) -> str:
-    """One of pydantic's errors in our words: the key and its value, the rule, the nearest valid key."""
-    location = [str(part) for part in error["loc"]]
-    key = ".".join(location)
-    if error["type"] == "extra_forbidden":
-        owner: type[BaseModel] = Config
-        for part in location[:-1]:
-            owner = owner.model_fields[part].default.__class__
-        what = "field" if len(location) > 1 else "section"
-        return unknown_name(f"{what} in {'.'.join(location[:-1]) or 'the config'}:", location[-1], owner.model_fields)
-    if error["type"] in ("model_type", "model_attributes_type"):
-        return f"{key}={error['input']!r} must be a mapping of fields"
-    rule = error["msg"][0].lower() + error["msg"][1:]
-    hint = ""
-    if error["type"] == "literal_error":
-        expected = re.findall(r"'([^']+)'", error["msg"])
-        hint = ": " + unknown_name("value", str(error["input"]), expected) if expected else ""
-    if error["type"] == "string_type" and isinstance(error["input"], (int, float)):
-        hint = ". Put quotes around it in the file, to say that it is a text"
-    return f"{key}={error['input']!r}: {rule}{hint}"
 
 
 def render_yaml(config: Config) -> str:

@@ -154,6 +154,9 @@ class TrainConfig(Section):
     """Arithmetic of the forward pass: `bf16` and `fp16` through autocast, `fp16` with a gradient scaler."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where ranks compute: one GPU a rank, or the CPU. `auto` takes GPUs where there are any."""
+    workers: Count | None = None
+    """Ranks that `disttrain train` starts on this machine where `--workers` says nothing. Default: one per GPU, else 1.
+    Without `batch.shards` another number gives the same result to float rounding only. Launchers bring their own."""
     cpu_threads: Count | None = None
     """Threads of one rank on the CPU. Default: what OMP_NUM_THREADS says or the launcher gives; 1 with `batch.shards`,
     since kernels split sums by thread and another number gives other bits."""
@@ -165,6 +168,9 @@ class TrainConfig(Section):
     """Steps between lines in `metrics.jsonl`."""
     eval_every_epochs: NonNegativeInt = 1
     """Epochs between evaluations on the validation split, where there is one. 0: never."""
+    test_at_end: bool = True
+    """Evaluate the test split once the training has ended. What chooses between trainings must not see that figure:
+    `disttrain tune` switches it off."""
     nonfinite: Literal["stop", "skip", "rollback"] = "stop"
     """What follows a step whose loss or gradient is not finite. That step never changes the weights; then the run
     stops with exit code 4, skips the batch, or rolls back to the last checkpoint's weights and goes on behind it."""

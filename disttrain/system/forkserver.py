@@ -18,6 +18,7 @@ import socket
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,38 @@ def serve() -> None:
     gc.collect()
     gc.freeze()  # pages that the collector does not touch stay shared
     control.sendall(b"\n")
+    _fork_on_request(control, agent)
+
+
+def serve_own_ranks() -> None:
+    """Fork a server for the ranks of this process, which is an agent that was itself forked with all imports.
+
+    The server's ranks return, as those of `serve` do. In this process `take_own_server` has what belongs to it.
+    """
+    del sys.argv[0]
+    agent = os.getpid()
+    ours, theirs = socket.socketpair()
+    if server := os.fork():
+        theirs.close()
+        _own_server.append((ours, server))
+        return
+    ours.close()
+    die_with_parent(agent)
+    os.setsid()
+    _fork_on_request(theirs, agent)
+
+
+_own_server: list[tuple[socket.socket, int]] = []
+
+
+def take_own_server(preload: Sequence[str]) -> tuple[socket.socket, int] | None:
+    """The connection to the server that `serve_own_ranks` has forked, and its process id; once, and only where it has
+    all these modules."""
+    return _own_server.pop() if _own_server and all(name in sys.modules for name in preload) else None
+
+
+def _fork_on_request(control: socket.socket, agent: int) -> None:
+    """Returns in the ranks only."""
     while True:
         _, channels, *_ = socket.recv_fds(control, 1, 1)
         if not channels:

@@ -17,7 +17,7 @@ import socket
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from disttrain.errors import ConfigError
 from disttrain.log import log
@@ -31,15 +31,27 @@ _POLL_S = 0.02
 _held: dict[tuple[int, int], dict[str, Any]] = {}
 
 
+class Use(NamedTuple):
+    """What a folder is for, in the words of a refusal."""
+
+    name: str
+    does: str
+    option: str
+
+
+_RUN = Use("run directory", "trains", "--run-dir")
+
+
 class FolderOwner:
     """This process as the owner of a folder, until `close`."""
 
-    def __init__(self, folder: Path, job: str = "", patience_s: float = 0.0) -> None:
+    def __init__(self, folder: Path, job: str = "", patience_s: float = 0.0, use: Use = _RUN) -> None:
         """Take the folder, which exists.
 
         Args:
             job: the same for processes that follow each other in one job.
             patience_s: how long to wait for a process of the same job that is about to end.
+            use: what the folder is for, as a refusal names it.
         Raises ConfigError, with the owner's name, where another process has it; OSError where the file system refuses.
         """
         self._path, self._name = folder / OWNER, _own_name(job)
@@ -47,7 +59,7 @@ class FolderOwner:
         while (taken := self._take()) is not None:
             waited = time.monotonic() - began
             if waited > (patience_s if job and taken.get("job") == job else _RETRY_S):
-                raise _refusal(folder, taken)
+                raise _refusal(folder, taken, use)
             if not said and waited > _RETRY_S:
                 said = True
                 log.info("waiting for %s, which is about to leave %s", _render(taken), folder)
@@ -96,7 +108,7 @@ def check_not_owned(folder: Path, job: str = "") -> None:
         finally:
             os.close(file)
     if owner is not None and not (job and owner.get("job") == job):
-        raise _refusal(folder, owner)
+        raise _refusal(folder, owner, _RUN)
 
 
 def _held_here(path: Path) -> dict[str, Any] | None:
@@ -160,10 +172,10 @@ def _user() -> str:
         return f"user id {os.getuid()}"
 
 
-def _refusal(folder: Path, owner: dict[str, Any]) -> ConfigError:
+def _refusal(folder: Path, owner: dict[str, Any], use: Use) -> ConfigError:
     return ConfigError(
-        f"the run directory {folder} is in use: {_render(owner)} trains there. Wait for its end, stop it, or use "
-        "another --run-dir."
+        f"the {use.name} {folder} is in use: {_render(owner)} {use.does} there. Wait for its end, stop it, or use "
+        f"another {use.option}."
     )
 
 

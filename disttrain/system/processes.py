@@ -80,6 +80,25 @@ def raise_file_limit() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
+def kill_family(pid: int) -> None:
+    """Kill a process, then all that were below it: at once, whatever sessions and groups they are in."""
+    family, waiting = [], [pid]
+    while waiting:
+        family.append(waiting.pop())
+        waiting += _children(family[-1])
+    for one in family:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(one, signal.SIGKILL)
+
+
+def _children(pid: int) -> list[int]:
+    found: list[int] = []
+    with contextlib.suppress(OSError):  # it has ended meanwhile, or this is not Linux
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            found += map(int, (thread / "children").read_text().split())
+    return found
+
+
 class ProcessId(NamedTuple):
     """One process of all machines and times."""
 

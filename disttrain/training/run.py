@@ -158,7 +158,8 @@ class _Run:
             try:
                 if position.step < self.total_steps:
                     raise EvaluationInterrupted
-                test = self._evaluate("test") if len(self.prepared.dataset.splits["test"]) else None
+                has_test = self.config.train.test_at_end and len(self.prepared.dataset.splits["test"])
+                test = self._evaluate("test") if has_test else None
             except EvaluationInterrupted:
                 state = "stopped"
                 raise Preempted(self._stopped()) from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from disttrain.launch.agent.signals import NOTED
+from disttrain.system.forkserver import take_own_server
 from disttrain.system.import_path import RUN_MODULE
 from disttrain.system.processes import adopting_orphans
 
@@ -50,16 +52,23 @@ class ForkedRank:
         if self.poll() is None:
             os.kill(self.pid, number)
 
+    def kill(self) -> None:
+        """As that of Popen."""
+        self.send_signal(signal.SIGKILL)
+
 
 class ForkServer:
     """`system/forkserver.py` for this agent. Whatever happens to it, ranks that run do not notice."""
 
-    def __init__(self, preload: Sequence[str]) -> None:
-        """`preload`: modules that every rank needs; none of them starts a thread or looks at a GPU.
-
-        The environment of this process must already hold what is read when they are imported (OMP_NUM_THREADS)."""
-        self._preload = list(preload)
-        self._process: subprocess.Popen[bytes] | None = None
+    def __init__(self, preload: Sequence[str], environ: Mapping[str, str] | None = None) -> None:
+        """
+        Args:
+            preload: modules that every rank needs; none of them starts a thread or looks at a GPU.
+            environ: that of the server (default: of this process); it holds what is read when they are imported
+                (OMP_NUM_THREADS).
+        """
+        self._preload, self._environ = list(preload), environ
+        self._process: subprocess.Popen[bytes] | ForkedRank | None = None
         self._control: socket.socket | None = None
         self._is_ready = False
         self.start()
@@ -69,11 +78,16 @@ class ForkServer:
         if sys.platform != "linux" or (self._process is not None and self._process.poll() is None):
             return
         self.close()
+        if (own := take_own_server(self._preload)) is not None:
+            self._control, self._process, self._is_ready = own[0], ForkedRank(own[1]), True
+            return
         self._control, theirs = socket.socketpair()
         with theirs:
             numbers = [str(os.getpid()), str(theirs.fileno())]
             command = [sys.executable, "-u", RUN_MODULE, "--fork", *numbers, *self._preload]
-            self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], start_new_session=True)
+            self._process = subprocess.Popen(
+                command, env=self._environ, pass_fds=[theirs.fileno()], start_new_session=True
+            )
 
     def wait_ready(self) -> None:
         """Until it has imported everything, or ended: ranks are then started without it."""

@@ -4,7 +4,8 @@
 place of Python's own in every rank, and a `disttrain.py` that of the package.
 
 `python .../run_module.py --fork AGENT CONTROL PRELOAD...` does so in each process that an agent forks from it, whose
-`MODULE ARGUMENTS` come from the agent.
+`MODULE ARGUMENTS` come from the agent. `--with-server MODULE ARGUMENTS` there is for a process that is an agent itself,
+and has its own ranks forked as quickly.
 """
 
 import os
@@ -37,4 +38,8 @@ if __name__ == "__main__":
         from disttrain.system.forkserver import serve
 
         serve()  # returns in the forked processes only
+    if sys.argv[0] == "--with-server":
+        from disttrain.system.forkserver import serve_own_ranks
+
+        serve_own_ranks()
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

@@ -1,0 +1,93 @@
+"""What slurm/tune.sbatch starts on each node: the node's part of a Ray cluster, which ends with the step.
+
+`HEAD PORT FOLDER`: the first task is the head of the cluster, at HEAD:PORT; the others wait for it. No sleep, no guess.
+"""
+
+from __future__ import annotations
+
+from disttrain.system.import_path import leave_working_directory
+
+if __name__ == "__main__":
+    leave_working_directory()
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from types import FrameType
+
+from disttrain.errors import PeerLostError, exit_code_of
+from disttrain.system.import_path import RUN_MODULE
+from disttrain.system.streams import secure_streams
+from disttrain.system.waits import announced
+from disttrain.tune.ray_setup import prepare_environ
+
+_HEAD_S = 300.0
+_POLL_S = 0.2
+
+
+def start_command(environ: Mapping[str, str], head: str, port: int, folder: str) -> list[str]:
+    """`ray start ...` for this task of a Slurm step."""
+    is_head = environ.get("SLURM_PROCID", "0") == "0"
+    where = [
+        "--head",
+        f"--node-ip-address={head}",
+        f"--port={port}",
+        "--include-dashboard=false",
+        f"--temp-dir={folder}",
+    ]
+    options = where if is_head else [f"--address={head}:{port}"]
+    cpus = environ.get("SLURM_CPUS_ON_NODE")
+    return [
+        sys.executable, RUN_MODULE, "ray.scripts.scripts", "start", *options, "--block", "--disable-usage-stats",
+        *([f"--num-cpus={cpus}"] if cpus else []),
+    ]  # fmt: skip
+
+
+def wait_for_port(head: str, port: int, timeout_s: float = _HEAD_S) -> None:
+    """Until somebody listens there. Raises PeerLostError."""
+    deadline = time.monotonic() + timeout_s
+    with announced(f"waiting for the head of the Ray cluster at {head}:{port}"):
+        while True:
+            try:
+                socket.create_connection((head, port), timeout=_POLL_S).close()
+                return
+            except OSError as error:
+                if time.monotonic() > deadline:
+                    raise PeerLostError(
+                        f"nobody listens at {head}:{port} after {timeout_s:g} s ({error}): the head of the Ray cluster "
+                        "has not started. Look at its output above."
+                    ) from None
+                time.sleep(_POLL_S)
+
+
+def run(head: str, port: int, folder: str) -> int:
+    """Be the node until the step ends it; the exit code of Ray's."""
+    prepare_environ(os.environ)
+    if os.environ.get("SLURM_PROCID", "0") != "0":
+        wait_for_port(head, port)
+    process = subprocess.Popen(start_command(os.environ, head, port, folder))
+
+    def end(number: int, frame: FrameType | None) -> None:
+        process.terminate()
+
+    signal.signal(signal.SIGTERM, end)
+    try:
+        return abs(process.wait())
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def main() -> int:
+    """The command line."""
+    secure_streams()
+    head, port, folder = sys.argv[1:]
+    return exit_code_of(lambda: run(head, int(port), folder))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

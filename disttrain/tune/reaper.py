@@ -1,0 +1,66 @@
+"""Waits for the end of a search's driver, however it comes, and ends what Ray has left.
+
+A driver that is killed takes its trials with it, but some of Ray's helpers notice only after a minute, and its folder
+of sockets and logs would stay for good.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from disttrain.system.import_path import RUN_MODULE
+
+_AGAIN = 5  # a process may just be starting another one
+_PAUSE_S = 0.1
+
+
+@contextlib.contextmanager
+def reaping(session: Path) -> Iterator[None]:
+    """Within it `session` and all processes that name it end with this process; at its end they do at once."""
+    command = [sys.executable, "-u", RUN_MODULE, "disttrain.tune.reaper", str(session)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True) as process:
+        assert process.stdin is not None  # the kernel closes it with this process
+        try:
+            yield
+        finally:
+            process.stdin.close()
+            process.wait()
+
+
+def processes_naming(path: Path) -> list[int]:
+    """Processes of this user with the path in their command or environment, but for this one."""
+    wanted, found = os.fsencode(path), []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            with contextlib.suppress(OSError):  # it has ended meanwhile, or is another user's
+                if wanted in (entry / "cmdline").read_bytes() or wanted in (entry / "environ").read_bytes():
+                    found.append(int(entry.name))
+    return found
+
+
+def main() -> None:
+    """`SESSION`, and a standard input that ends with the driver."""
+    session = Path(sys.argv[1])
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    driver = os.getppid()
+    sys.stdin.buffer.read()
+    for _ in range(_AGAIN):
+        for pid in processes_naming(session):
+            if pid != driver:  # it ends itself, or has ended
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        time.sleep(_PAUSE_S)
+    shutil.rmtree(session, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()
