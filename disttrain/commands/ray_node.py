@@ -21,6 +21,7 @@ from collections.abc import Mapping
 from types import FrameType
 
 from disttrain.errors import PeerLostError, exit_code_of
+from disttrain.launch.env.launchers import seems_another_rank
 from disttrain.system.import_path import RUN_MODULE
 from disttrain.system.streams import secure_streams
 from disttrain.system.waits import announced
@@ -32,7 +33,7 @@ _POLL_S = 0.2
 
 def start_command(environ: Mapping[str, str], head: str, port: int, folder: str) -> list[str]:
     """`ray start ...` for this task of a Slurm step."""
-    is_head = environ.get("SLURM_PROCID", "0") == "0"
+    is_head = not seems_another_rank(environ)
     where = [
         "--head",
         f"--node-ip-address={head}",
@@ -68,7 +69,7 @@ def wait_for_port(head: str, port: int, timeout_s: float = _HEAD_S) -> None:
 def run(head: str, port: int, folder: str) -> int:
     """Be the node until the step ends it; the exit code of Ray's."""
     prepare_environ(os.environ)
-    if os.environ.get("SLURM_PROCID", "0") != "0":
+    if seems_another_rank(os.environ):
         wait_for_port(head, port)
     process = subprocess.Popen(start_command(os.environ, head, port, folder))
 
