@@ -1,8 +1,8 @@
 """Whether a loss is a sum or a mean over samples: the sum over micro-batches and ranks rests on it.
 
 The loss of a few samples together is compared with their losses one by one: as they are, with their outputs shifted,
-and, where targets are class numbers, with every class in turn; where they are not, with values that mark what is
-missing. A mean that is weighted by class, or leaves entries out, differs there.
+and, where targets are class numbers, with every class in turn; where they are real numbers, with values that mark what
+is missing. A mean that is weighted by class, or leaves entries out, differs there.
 """
 
 from __future__ import annotations
@@ -15,11 +15,10 @@ import torch
 
 from disttrain.errors import ConfigError
 from disttrain.optim.loss import UserLoss, check_shape
-from disttrain.tensor_tree import count_of, describe, rows, to_device
+from disttrain.tensor_tree import count_of, describe, rows
 
 _TOLERANCE = 1e-4  # of the mean absolute loss of a sample; float32 sums of some samples agree to 1e-6
 _MOST_CLASSES = 256  # looked at one by one
-_CPU = torch.device("cpu")
 _WAY_OUT = (
     "Return one loss per sample, [n] (reduction='none'; per class or pixel then .flatten(1).mean(1)): class weights "
     "and ignored entries count there as they are. A loss that compares samples with each other cannot be used."
@@ -60,7 +59,7 @@ def check_loss(loss: UserLoss, outputs: Any, targets: Any) -> LossFinding:
         if scores and whole.ndim == 0:
             trials += _class_trials(outputs, targets, unit) + _class_trials(_shifted(outputs), targets, unit)
     if whole.ndim == 0:
-        trials += _marked_trials(outputs, targets, scores)
+        trials += _marked_trials(outputs, targets)
     kinds = {"mean", "sum"} if whole.ndim == 0 else {None}
     for some_outputs, some_targets in trials:
         kinds &= _kinds(loss, some_outputs, some_targets, unit, kinds)
@@ -180,20 +179,19 @@ def _scores_classes(loss: UserLoss, outputs: Any, targets: Any) -> bool:
     return float(agrees[says].float().mean()) > 0.5
 
 
-def _marked_trials(outputs: Any, targets: Any, scores: bool) -> list[tuple[Any, Any]]:
+def _marked_trials(outputs: Any, targets: Any) -> list[tuple[Any, Any]]:
     """The first sample with values that losses are often made to leave out, in every second place of its target.
 
-    Class numbers are limited to the classes as they are loaded. Other whole numbers may be indices, which a GPU must
-    not see out of range: these trials are made on the CPU.
+    Whole numbers are left as they are: where they are class numbers or indices, such a value cannot come, or is refused
+    when it does.
     """
-    if not isinstance(targets, torch.Tensor) or targets.dtype == torch.bool or scores:
+    if not isinstance(targets, torch.Tensor) or not targets.is_floating_point():
         return []
-    is_float = targets.is_floating_point()
     trials = []
-    for mark in (*((math.nan,) if is_float else ()), -1, 0, -100):
+    for mark in (math.nan, -1, 0, -100):
         marked = targets.detach().clone()
         marked[:1].view(-1)[::2] = mark
-        trials.append((outputs, marked) if is_float else (to_device(outputs, _CPU), marked.cpu()))
+        trials.append((outputs, marked))
     return trials
 
 
