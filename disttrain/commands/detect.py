@@ -19,7 +19,7 @@ def run(arguments: argparse.Namespace, argv: list[str]) -> int:
     output, picture = (None if one is None else expand_home(one) for one in (arguments.output, arguments.image))
 
     def validate(world_size: int) -> None:
-        check_output_file("--output", output, _BOX_FORMATS, "boxes are", scenes)
+        check_output_file("--output", output, _BOX_FORMATS, "boxes are", scenes, arguments.json)
         check_output_file("--image", picture, _PICTURE_FORMATS, "pictures are", scenes)
         if picture is not None and len(scenes) > 1:
             raise ConfigError(f"--image {picture} shows one scene, and {len(scenes)} are given: give them one by one.")

@@ -9,12 +9,14 @@ from disttrain.errors import ConfigError
 
 
 def check_output_file(
-    option: str, output: str | None, suffixes: Sequence[str], what: str, inputs: Sequence[str]
+    option: str, output: str | None, suffixes: Sequence[str], what: str, inputs: Sequence[str], as_json: bool = False
 ) -> None:
     """Raise ConfigError for a file of unknown form, in a folder that is not there, or that is one of the `inputs`;
-    `what` is written to it."""
+    `what` is written to it, unless it is to be printed (`as_json`)."""
     if output is None:
         return
+    if as_json:
+        raise ConfigError(f"--json prints on standard output, and {option} {output} is a file: leave one of them out.")
     path = Path(output)
     if path.suffix.lower() not in suffixes:
         *first, last = suffixes

@@ -142,8 +142,8 @@ def build_parser() -> argparse.ArgumentParser:
 
     for command in (train, evaluate, predict, detect, doctor, serve, tune, info, make):
         command.add_argument("--quiet", action="store_true", help="only warnings and errors on standard error")
-    for command in (train, doctor, tune, info):
-        command.add_argument("--json", action="store_true", help="the result as one JSON object on standard output")
+    for command in (train, evaluate, predict, detect, doctor, tune, info):
+        command.add_argument("--json", action="store_true", help="the result as JSON on standard output")
     for command in (train, evaluate, predict, detect):
         command.add_argument(
             "--workers", metavar="N|auto", help="ranks to start on this machine (auto: one per GPU, else 1)"

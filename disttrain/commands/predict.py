@@ -18,7 +18,7 @@ def run(arguments: argparse.Namespace, argv: list[str]) -> int:
     output = None if arguments.output is None else expand_home(arguments.output)
 
     def validate(world_size: int) -> None:
-        check_output_file("--output", output, _OUTPUT_FORMATS, "predictions are", inputs)
+        check_output_file("--output", output, _OUTPUT_FORMATS, "predictions are", inputs, arguments.json)
 
     rank = join_or_start(arguments, argv, validate)
     if isinstance(rank, int):
@@ -27,5 +27,8 @@ def run(arguments: argparse.Namespace, argv: list[str]) -> int:
 
     model_dir = user_path(arguments.model)
     with validated_session(rank, arguments, validate) as (session, _):
-        predict_files(model_dir, inputs, output, arguments.device, arguments.allow_code, rank, session.control_plane)
+        predict_files(
+            model_dir, inputs, output, arguments.device, arguments.allow_code, rank, session.control_plane,
+            as_json=arguments.json,
+        )  # fmt: skip
     return 0

@@ -53,8 +53,10 @@ def predict_files(
     allow_code: bool,
     env: RankEnv,
     control_plane: ControlPlane,
+    as_json: bool = False,
 ) -> None:
-    """Classify every image of `inputs` and write the rows in input order.
+    """Classify every image of `inputs` and write the rows in input order: to a file, whose name says in which form, or
+    to standard output as CSV or JSON.
 
     Raises DataError after the last row where some images could not be read; ConfigError or DataError before the first
     where the model or an input is wrong.
@@ -65,7 +67,8 @@ def predict_files(
     control_plane.run_on_all("channels", lambda: check_channels(spec))
     items = control_plane.run_on_all("inputs", lambda: list(_expand(inputs)))
     part = [items[index] for index in rank_slice(len(items), env.rank, env.world_size)]
-    form = _Csv(spec.class_names) if (output or ".csv").lower().endswith(".csv") else _JsonLines()
+    as_json = as_json or (output or "").lower().endswith(".jsonl")
+    form = _JsonLines() if as_json else _Csv(spec.class_names)
     failed = 0
     with open_output(output) if env.is_rank_zero else _Sender(control_plane) as file:
         if env.is_rank_zero:

@@ -16,6 +16,7 @@ import torch
 from torch.nn import functional
 
 from disttrain.data.scene import Scene
+from disttrain.errors import DataError
 from disttrain.inference.predictor import Predictor
 from disttrain.models.dense import DensePass
 
@@ -178,7 +179,9 @@ class WindowSearch:
             logits[rows[batch], columns[batch]] = self.logits(self.predictor.scores(images))
 
     def logits(self, scores: torch.Tensor) -> torch.Tensor:
-        """[n, classes] -> [n]: log(p / (1 - p)) of the class."""
+        """[n, classes] -> [n]: log(p / (1 - p)) of the class. Raises DataError for scores that are not finite."""
+        if not scores.isfinite().all():
+            raise DataError("the network gives scores that are not finite for windows of the scene. Train it again.")
         others = torch.arange(scores.shape[1]) != self.class_index
         return scores[:, self.class_index] - scores[:, others].logsumexp(1)
 

@@ -26,6 +26,11 @@ def test_an_input_is_never_the_output(tmp_path: Path) -> None:
     check_output_file("--image", str(tmp_path / "new.png"), _PICTURE_FORMATS, "pictures are", [str(scene), "lost.png"])
 
 
+def test_what_is_printed_as_json_is_not_written_to_a_file_too(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--json prints on standard output"):
+        check_output_file("--output", str(tmp_path / "new.csv"), (".csv",), "predictions are", [], as_json=True)
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_an_image_without_finite_probabilities_has_no_class(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, bad: float

@@ -11,6 +11,7 @@ from PIL import Image
 from torch import nn
 
 from disttrain.data.scene import WholeScene
+from disttrain.errors import DataError
 from disttrain.inference.predictor import Predictor
 from disttrain.inference.window_search import Hits, WindowSearch
 from disttrain.models.model_dir import ModelSpec
@@ -106,3 +107,12 @@ def test_a_scene_smaller_than_a_window_has_no_windows(tmp_path: Path) -> None:
     scene = WholeScene(tmp_path / "small.png", 3)
     assert 0 in build_search(BrightMiddle()).grid(scene)
     assert list(build_search(BrightMiddle()).tiles(scene)) == []
+
+
+def test_a_network_without_finite_scores_is_refused(scene: WholeScene) -> None:
+    class Lost(BrightMiddle):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return super().forward(images) * float("nan")
+
+    with pytest.raises(DataError, match="scores that are not finite"):
+        found_in(build_search(Lost()), scene)
