@@ -54,11 +54,6 @@ def run_search(search: Search, place: Place, watchers: Watchers) -> None:
         room, _ = check_resources(cpus, gpus, 1)
         concurrency = min(room, settings.concurrency or room)
         say(f"{concurrency} trials at a time, {settings.workers_per_trial} workers each")
-        if settings.scheduler.name in (
-            "hyperband",
-            "pbt",
-        ):  # which choose themselves who runs in the room that there is
-            concurrency = search.budget
         if place.address:
             check_shared(search.output.absolute())
         with watchers.interrupts.listening():  # not before: Ray takes signals over when it starts

@@ -17,7 +17,7 @@ from typing import Any
 import disttrain
 from disttrain.errors import ConfigError, PeerLostError, say
 from disttrain.system.waits import announced
-from disttrain.tune.reaper import reaping
+from disttrain.tune.reaper import own_group, reaping
 
 _OLDEST = (2, 44)
 _INSTALL = "pip install 'disttrain[tune]'"
@@ -110,7 +110,8 @@ def _init(ray: Any, address: str | None, session: Path | None, patience_s: float
         if session is None:
             _join(ray, address, quiet, patience_s)
         else:
-            _init_here(ray, session, quiet)
+            with own_group():
+                _init_here(ray, session, quiet)
     except ConnectionError as error:
         raise PeerLostError(
             f"no Ray cluster answers at {address}: {_first_line(error)} Start one (ray start --head), or leave "

@@ -35,6 +35,27 @@ def reaping(session: Path) -> Iterator[None]:
             process.wait()
 
 
+@contextlib.contextmanager
+def own_group() -> Iterator[None]:
+    """Within it what this process starts is in another process group than its own: a signal to the group, as a terminal
+    and `timeout` send it, is for this process to answer, not for Ray. Where that cannot be, nothing changes."""
+    before = os.getpgrp()
+    placeholder = os.fork()
+    if not placeholder:
+        os.setpgid(0, 0)
+        signal.pause()
+    try:
+        with contextlib.suppress(OSError):  # a session's leader stays in its group
+            os.setpgid(placeholder, placeholder)
+            os.setpgid(0, placeholder)
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            os.setpgid(0, before)
+        os.kill(placeholder, signal.SIGKILL)
+        os.waitpid(placeholder, 0)
+
+
 def processes_naming(path: Path) -> list[int]:
     """Processes of this user with the path in their command or environment, but for this one."""
     wanted, found = os.fsencode(path), []

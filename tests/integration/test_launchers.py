@@ -260,7 +260,7 @@ data = torch.utils.data.TensorDataset(points, (points.norm(dim=1) > 1.2).long())
 for name in ("one", "two"):
     train = {"epochs": 2, "backend": sys.argv[1]}
     result = disttrain.fit(torch.nn.Linear(2, 2), data, run_dir=name, train=train, quiet=True)
-    sys.stdout.write(f"finished {name} {result['world_size']}\n")  # at once, for mpirun joins what ranks write
+    sys.stdout.write(f"finished {name} {result['world_size']}\\n")  # at once, for mpirun joins what ranks write
     sys.stdout.flush()
 """
 
