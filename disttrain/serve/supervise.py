@@ -8,7 +8,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import wait
 from multiprocessing.context import ForkProcess
 
 from disttrain.errors import exit_code_of
@@ -49,10 +49,8 @@ class Supervisor:
     def _start_one(self) -> int | None:
         """The exit code of a process that has ended before it was ready, else None."""
         ready, ready_here = self._context.Pipe(duplex=False)
-        process = self._context.Process(target=self._work, args=(ready_here, os.getpid()))
-        process.start()
+        process = self._spawn(lambda: ready_here.send(True))
         ready_here.close()
-        self._processes.append(process)
         wait([ready, process.sentinel])
         if ready.poll():
             with contextlib.suppress(EOFError):
@@ -64,13 +62,19 @@ class Supervisor:
             self._forward(signal.SIGTERM)
         return process.exitcode or 0
 
-    def _work(self, ready: Connection, parent: int) -> None:
+    def _spawn(self, on_ready: Callable[[], None]) -> ForkProcess:
+        process = self._context.Process(target=self._work, args=(on_ready, os.getpid()))
+        process.start()
+        self._processes.append(process)
+        return process
+
+    def _work(self, on_ready: Callable[[], None], parent: int) -> None:
         die_with_parent(parent)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_DFL)
 
         def serve() -> int:
-            self._serve(lambda: ready.send(True))
+            self._serve(on_ready)
             return 0
 
         os._exit(exit_code_of(serve))
@@ -85,12 +89,7 @@ class Supervisor:
             log.warning("process %s has ended with %s: another one is started", process.pid, process.exitcode)
             time.sleep(_PAUSE_S)
             if self._signal is None:
-                self._start_again()
-
-    def _start_again(self) -> None:
-        process = self._context.Process(target=self._work, args=(self._context.Pipe(duplex=False)[1], os.getpid()))
-        process.start()
-        self._processes.append(process)
+                self._spawn(lambda: None)  # nobody waits for it
 
     def _forward(self, number: int, frame: object = None) -> None:
         self._signal = number

@@ -261,7 +261,13 @@ def test_a_process_that_is_lost_is_started_again(place: Path) -> None:
         os.kill(before[0], signal.SIGKILL)
         until(lambda: len(set(children_of(server.process.pid)) - set(before)) == 1, "another process is there")
         assert server.client.get("/readyz").status_code == 200
-        assert server.stop().code == 0
+        os.kill(before[1], signal.SIGKILL)  # so that the new ones alone are left to answer
+        until(lambda: len(set(children_of(server.process.pid)) - set(before)) == 2, "two other processes are there")
+        with httpx.Client(base_url=str(server.client.base_url), timeout=60) as another:
+            assert another.get("/v1/model").status_code == 200
+        ended = server.stop()
+        assert ended.code == 0
+        assert ended.err.count("has ended with") == 2, ended.err
 
 
 @pytest.fixture(scope="module")
