@@ -14,9 +14,13 @@ from typing import Any
 
 import httpx
 import numpy as np
+import torch
 from PIL import Image
 
 from disttrain.data.datasets.synthetic import draw_arrays
+from disttrain.inference.predictor import Predictor
+from disttrain.models.golden import Golden, load_golden
+from disttrain.models.model_dir import load_model_dir, save_model_dir
 
 from .commands import DISTTRAIN, Outcome, finish, start
 
@@ -95,3 +99,17 @@ def send_slowly(port: int, head: bytes) -> socket.socket:
     connection = socket.create_connection(("127.0.0.1", port), timeout=_READY_S)
     connection.sendall(head)
     return connection
+
+
+def other_model(model_dir: Path, folder: Path, honest: bool = True) -> Path:
+    """Other weights; `honest`: with golden requests of their own, else with those of the first."""
+    model, spec = load_model_dir(model_dir)
+    golden = load_golden(model_dir, spec.input_shape, len(spec.class_names))
+    assert golden is not None
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(0.9)
+    if honest:
+        golden = Golden(golden.images, Predictor(model, spec, torch.device("cpu")).probabilities(golden.images))
+    save_model_dir(folder, model, spec, golden)
+    return folder

@@ -1,0 +1,142 @@
+"""A server's models: a newer one takes over under load, another that cannot be trusted does not."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from disttrain.files import replace_folder
+from disttrain.models.golden import GOLDEN
+
+from .serving import Server, chips, form, other_model, serving, until
+
+
+@pytest.fixture
+def place(tmp_path: Path, model_dir: Path) -> Path:
+    """A folder with `model`, a copy that may be replaced."""
+    shutil.copytree(model_dir, tmp_path / "model")
+    return tmp_path
+
+
+class Clients:
+    """Threads that ask without a pause, and keep what was wrong and which versions have answered."""
+
+    def __init__(self, url: str, expected: dict[str, Any], count: int = 4) -> None:
+        self.failures: list[str] = []
+        self.answers: list[str] = []
+        self._url, self._expected = url, expected
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._ask) for _ in range(count)]
+        for thread in self._threads:
+            thread.start()
+
+    def _ask(self) -> None:
+        images = chips(2)
+        with httpx.Client(base_url=self._url, timeout=60) as client:
+            while not self._stop.is_set():
+                try:
+                    answer = client.post("/v1/predict", files=form(images))
+                    content = answer.json()
+                    version = content["model"]["version"]
+                    if content["predictions"] != self._expected.setdefault(version, content["predictions"]):
+                        self.failures.append(f"{version} answers {content['predictions']}")
+                    if answer.status_code != 200:
+                        self.failures.append(answer.text)
+                    self.answers.append(version)
+                except Exception as error:
+                    self.failures.append(repr(error))
+
+    def __enter__(self) -> Clients:
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+
+def described(server: Server) -> dict[str, Any]:
+    content: dict[str, Any] = server.client.get("/v1/model").json()
+    return content
+
+
+def test_a_newer_model_takes_over_under_load_and_no_request_fails(place: Path) -> None:
+    model = place / "model"
+    other_model(model, place / "newer")
+    shutil.copytree(model, place / "older")
+    with serving(model) as server:
+        first = described(server)["version"]
+        with Clients(server.url, {}) as clients:
+            until(lambda: len(clients.answers) > 20, "requests are answered")
+            replace_folder(place / "newer", model)
+            until(lambda: described(server)["version"] != first, "the newer model serves")
+            seen = len(clients.answers)
+            until(lambda: len(clients.answers) > seen + 20, "requests are answered")
+            replace_folder(place / "older", model)
+            until(lambda: described(server)["version"] == first, "the first model serves again")
+            seen = len(clients.answers)
+            until(lambda: len(clients.answers) > seen + 20, "requests are answered")
+        assert clients.failures == []
+        assert len(set(clients.answers)) == 2
+        outcome = server.stop()
+    assert outcome.code == 0
+    assert f"version {first} is replaced by version" in outcome.err
+
+
+def test_a_link_that_moves_is_followed(place: Path) -> None:
+    other_model(place / "model", place / "newer")
+    (place / "live").symlink_to("model")
+    with serving(place / "live") as server:
+        first = described(server)["version"]
+        (place / "next").symlink_to("newer")
+        (place / "next").replace(place / "live")
+        until(lambda: described(server)["version"] != first, "the newer model serves")
+
+
+def test_a_model_that_does_not_answer_as_its_training_did_is_not_taken(place: Path) -> None:
+    model = place / "model"
+    other_model(model, place / "liar", honest=False)
+    other_model(model, place / "honest")
+    with serving(model) as server:
+        first = described(server)
+        replace_folder(place / "liar", model)
+        refused = until(lambda: described(server)["refused"], "the model is refused")
+        assert "does not answer its golden requests as its training did" in refused["reason"]
+        assert described(server)["version"] == first["version"]
+        assert "disttrain_model_refused 1.0" in server.client.get("/metrics").text
+        replace_folder(place / "honest", model)
+        until(lambda: described(server)["version"] != first["version"], "the honest model serves")
+        assert described(server)["refused"] is None
+        outcome = server.stop()
+    assert "is not taken, and version" in outcome.err
+
+
+def test_a_directory_that_is_damaged_or_half_written_is_not_taken(place: Path) -> None:
+    model = place / "model"
+    with serving(model) as server:
+        first = described(server)
+        weights = (model / "model.safetensors").read_bytes()
+        (model / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+        refused = until(lambda: described(server)["refused"], "the model is refused")
+        assert "cannot be read" in refused["reason"]
+        assert str(place) not in json.dumps(refused)
+        assert server.client.post("/v1/predict", files=form(chips(1))).status_code == 200
+        (model / "model.safetensors").write_bytes(weights)
+        until(lambda: described(server)["refused"] is None, "what was whole before is whole again")
+        shutil.rmtree(model)
+        assert described(server)["version"] == first["version"]
+
+
+def test_a_model_without_golden_requests_serves_and_says_so(place: Path) -> None:
+    (place / "model" / GOLDEN).unlink()
+    with serving(place / "model") as server:
+        assert described(server)["golden"] == {"checked": 0, "largest_difference": None}
+        assert server.client.get("/v1/examples/0.png").status_code == 404
+        outcome = server.stop()
+    assert "unchecked: the directory has no golden requests" in outcome.err
