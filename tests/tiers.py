@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 _REPOSITORY = Path(__file__).resolve().parents[1]
-_QUICK = ("tests/unit/", "tests/field/")
+_QUICK = ("tests/unit/", "tests/field/", "tests/k8s/")
 _WHOLE_FILES = (
     *_QUICK,
     "tests/integration/test_readme.py",

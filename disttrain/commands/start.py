@@ -13,6 +13,7 @@ from disttrain.commands.parser import parse
 from disttrain.config import Config, load_config
 from disttrain.errors import ConfigError, DisttrainError
 from disttrain.launch.env import NodeEnv, RankEnv, resolve
+from disttrain.launch.meeting_place import await_meeting_place
 from disttrain.launch.slurm.cores import cores_of_task
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ def join_or_start(
         notice_s = _notice_s(validate(1))
         if restarts is not None:
             env = dataclasses.replace(env, max_restarts=restarts)
+        await_meeting_place(env)
         return start_node(env, argv, notice_s, PRELOAD)
     if env is None or env.world_size == 1:
         wanted = _wanted_workers(arguments.workers)
@@ -93,6 +95,8 @@ def validated_session(
             raise refusal
         return value
 
+    if refusal is None:
+        await_meeting_place(env)
     with rank_session(env, CONNECT_TIMEOUT_S, arguments.quiet, refusal=refusal) as session:
         yield session, session.control_plane.run_on_all("arguments", result)
 

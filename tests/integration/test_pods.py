@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import json
 import socket
+import time
 from pathlib import Path
 
 import pytest
 
 from .commands import DISTTRAIN, REPOSITORY, finish, start
+from .two_nodes import TwoNodes, why_not
 
 _CONFIG = ["configs/synthetic_planes.yaml", "data.kwargs={count: 300}", "train.max_steps=3", "data.cache_dir={cache}"]
 
@@ -68,3 +70,27 @@ def test_two_workers_of_an_elastic_job_meet_and_train(tmp_path: Path) -> None:
         "PET_NPROC_PER_NODE": "auto",
     }
     assert _run_pods([pod, pod], tmp_path) == 2
+
+
+_LATE_S = 20.0
+
+
+@pytest.mark.long
+@pytest.mark.skipif(why_not() != "", reason=why_not() or "it can run")
+@pytest.mark.parametrize("per_node", ["auto", "2"])
+def test_a_worker_waits_for_a_name_and_then_for_a_port_that_come_late(tmp_path: Path, per_node: str) -> None:
+    world_size = 2 if per_node == "auto" else 4
+    arguments = [one.replace("{cache}", str(tmp_path / "cache")) for one in _CONFIG]
+    command = [*DISTTRAIN, "train", *arguments, "--run-dir", str(tmp_path / "run")]
+    with TwoNodes.made(tmp_path) as nodes:
+        pods = [_static("j-master-0", 23456, rank, world_size, per_node) for rank in range(2)]
+        worker = nodes.start("far", command, REPOSITORY, pods[1])
+        time.sleep(_LATE_S)
+        nodes.add_name("near", "j-master-0")
+        time.sleep(_LATE_S)
+        assert worker.poll() is None
+        master = nodes.start("near", command, REPOSITORY, pods[0])
+        outcomes = [finish(process) for process in (master, worker)]
+    assert [one.code for one in outcomes] == [0, 0], [one.err for one in outcomes]
+    assert "waiting for j-master-0:23456, where the pods meet" in outcomes[1].err
+    assert json.loads((tmp_path / "run/result.json").read_text())["world_size"] == world_size

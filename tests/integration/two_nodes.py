@@ -59,6 +59,11 @@ class TwoNodes:
             self.ip(name, "address", "add", f"{_NETWORK}.{number}/24", "dev", "eth0")
             self.ip(name, "link", "set", "eth0", "up")
 
+    def add_name(self, name: str, alias: str) -> None:
+        """From now on both nodes know `name` by another name too."""
+        with (self._folder / "hosts").open("a") as file:
+            file.write(f"{_NETWORK}.{self.names.index(name) + 1} {alias}\n")
+
     def ip(self, name: str, *words: str) -> None:
         """`ip WORDS` on a node."""
         _run("ip", "-n", self._space(name), *words)
