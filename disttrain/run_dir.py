@@ -16,7 +16,7 @@ from disttrain.system.owner import OWNER, FolderOwner
 CONFIG, DIGESTS, MANIFEST, METRICS, NONFINITE, RESULT, STATUS = (
     "config.yaml", "digests.jsonl", "manifest.json", "metrics.jsonl", "nonfinite.jsonl", "result.json", "status.json",
 )  # fmt: skip
-MODEL, LOGS, CHECKPOINTS = "model", "logs", "checkpoints"
+MODEL, LOGS, CHECKPOINTS, PROFILE = "model", "logs", "checkpoints", "profile"
 
 _SUCCESSION_S = 120.0  # beyond the time that an NFS server keeps the locks of a client that is gone (90 s)
 
@@ -24,7 +24,8 @@ _SUCCESSION_S = 120.0  # beyond the time that an NFS server keeps the locks of a
 _FREE_FIELDS = ("batch.eval_batch_size", "checkpoint.", "comm.timeout_s", "data.cache_dir", "data.device_budget_mib",
                 "data.loader_timeout_s", "data.loader_workers", "data.placement", "data.prefetch_batches",
                 "train.check_weights_every_steps", "train.device", "train.log_every_steps",
-                "train.nonfinite", "train.record_digests", "train.test_at_end", "train.workers")  # fmt: skip
+                "train.nonfinite", "train.profile_steps", "train.record_digests", "train.test_at_end",
+                "train.workers", "telemetry.")  # fmt: skip
 
 
 def default_run_dir(config_path: Path) -> Path:

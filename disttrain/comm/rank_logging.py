@@ -8,6 +8,7 @@ import json
 import logging
 import sys
 import threading
+from logging.handlers import MemoryHandler
 from pathlib import Path
 
 from torch.distributed import DistError, Store
@@ -17,6 +18,7 @@ from disttrain.comm.failures import render_ranks
 from disttrain.log import log
 
 _POLL_S = 0.5
+_KEPT_RECORDS = 1000
 
 
 class _Console(logging.Handler):
@@ -66,6 +68,14 @@ class _RankFile(logging.FileHandler):
             super().close()
 
 
+def write_to_rank_file(text: str, level: int = logging.ERROR) -> None:
+    """Not through the logger: its other handlers write to the terminal and to the store."""
+    record = log.makeRecord(log.name, level, __file__, 0, "%s", (text,), None)
+    for handler in log.handlers:
+        if isinstance(handler, logging.FileHandler):
+            handler.handle(record)
+
+
 class RankLogging:
     """Logging of one rank, until `close`."""
 
@@ -88,6 +98,8 @@ class RankLogging:
             self._add(self._console)
         if world_size > 1:
             self._add(_Forward(self._store, rank))
+        self._before_file = MemoryHandler(_KEPT_RECORDS, flushLevel=logging.CRITICAL + 1, flushOnClose=False)
+        self._add(self._before_file)
         logging.captureWarnings(True)
         if self._thread is not None:
             self._thread.start()
@@ -97,11 +109,20 @@ class RankLogging:
         for logger in (log, logging.getLogger("py.warnings")):
             logger.addHandler(handler)
 
+    def _remove(self, handler: logging.Handler) -> None:
+        self._handlers.remove(handler)
+        for logger in (log, logging.getLogger("py.warnings")):
+            logger.removeHandler(handler)
+        handler.close()
+
     def open_file(self, path: Path) -> None:
         """From now on write everything to this rank's own file too."""
         path.parent.mkdir(parents=True, exist_ok=True)
         handler = _RankFile(path, encoding="utf-8", errors="backslashreplace")
         handler.setFormatter(logging.Formatter(f"%(asctime)s %(levelname)s rank {self.rank}: %(message)s"))
+        self._before_file.setTarget(handler)  # what was said until now: a checkpoint that is refused, for instance
+        self._before_file.flush()
+        self._remove(self._before_file)
         self._add(handler)
 
     def _show_forwarded(self) -> None:
@@ -136,8 +157,6 @@ class RankLogging:
         self._stop.set()
         if self._thread is not None:
             self._thread.join(timeout=5)
-        for handler in self._handlers:
-            for logger in (log, logging.getLogger("py.warnings")):
-                logger.removeHandler(handler)
-            handler.close()
+        for handler in list(self._handlers):
+            self._remove(handler)
         logging.captureWarnings(False)

@@ -6,12 +6,13 @@ import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from logging import ERROR, WARNING
 
 from disttrain.comm.control_plane import ControlPlane
 from disttrain.comm.failures import RanksFailed
-from disttrain.comm.rank_logging import RankLogging
+from disttrain.comm.rank_logging import RankLogging, write_to_rank_file
 from disttrain.comm.watchdog import Watchdog
-from disttrain.errors import DisttrainError, say_error
+from disttrain.errors import DisttrainError, Preempted, say_error
 from disttrain.launch.env import AGENT_VARIABLE, RankEnv
 from disttrain.log import log
 from disttrain.system.processes import die_with_parent
@@ -60,6 +61,7 @@ def rank_session(
             exit_code, report = control_plane.resolve_failure(error)
             if report is None:
                 raise SystemExit(exit_code) from None
+            write_to_rank_file(report, ERROR if exit_code < Preempted.exit_code else WARNING)
             if in_library:
                 if isinstance(error, DisttrainError) and not isinstance(error, RanksFailed) and env.world_size > 1:
                     raise type(error)(report) from error

@@ -6,7 +6,6 @@ watches the clock and what `Heartbeat` has cached; what may block is done beside
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 import threading
@@ -23,6 +22,7 @@ from disttrain.comm.failures import Failure, render_failures
 from disttrain.comm.hang_report import find_blocking_ranks, find_lost, render_hang, render_silent_store
 from disttrain.comm.heartbeat import Heartbeat, Peer
 from disttrain.comm.lost_peers import describe_missing, render_position
+from disttrain.comm.rank_logging import write_to_rank_file
 from disttrain.errors import PeerLostError
 from disttrain.log import log
 from disttrain.system.processes import run_with_timeout
@@ -209,15 +209,7 @@ def _attempt(timeout_s: float, work: Callable[[], T]) -> T | None:
 
 
 def _write_to_rank_file(text: str) -> None:
-    """Not through the logger: its other handlers write to the terminal and to the store."""
-    record = log.makeRecord(log.name, logging.ERROR, __file__, 0, text, (), None)
-
-    def write() -> None:
-        for handler in log.handlers:
-            if isinstance(handler, logging.FileHandler):
-                handler.handle(record)
-
-    _attempt(_WORK_S, write)
+    _attempt(_WORK_S, lambda: write_to_rank_file(text))
 
 
 def _exit(code: int) -> None:

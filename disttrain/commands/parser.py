@@ -76,6 +76,22 @@ def build_parser() -> argparse.ArgumentParser:
     )
     detect.add_argument("--class", dest="class_name", metavar="NAME", help="what to find (default: plane)")
 
+    report = commands.add_parser(
+        "report",
+        help="show a run, or several side by side, in one HTML file",
+        description="Write one HTML file that shows a run, or several side by side, and needs no network.",
+    )
+    report.add_argument("inputs", nargs="+", metavar="RUN_DIR")
+    report.add_argument(
+        "--output", metavar="FILE.html", help="default: report.html in the run directory; of several runs, here"
+    )
+    report.add_argument("--png", metavar="FOLDER", help="every chart as a PNG file too")
+    report.add_argument(
+        "--no-predictions",
+        action="store_true",
+        help="leave out what the model has to look at the test split for: precision and recall, calibration, mistakes",
+    )
+
     doctor = commands.add_parser(
         "doctor",
         help="say whether this machine, or this job, is fit to train",
@@ -140,9 +156,9 @@ def build_parser() -> argparse.ArgumentParser:
     make.add_argument("--count", type=int, default=12_000)
     make.add_argument("--seed", type=int, default=0)
 
-    for command in (train, evaluate, predict, detect, doctor, serve, tune, info, make):
+    for command in (train, evaluate, predict, detect, report, doctor, serve, tune, info, make):
         command.add_argument("--quiet", action="store_true", help="only warnings and errors on standard error")
-    for command in (train, evaluate, predict, detect, doctor, tune, info):
+    for command in (train, evaluate, predict, detect, report, doctor, tune, info):
         command.add_argument("--json", action="store_true", help="the result as JSON on standard output")
     for command in (train, evaluate, predict, detect):
         command.add_argument(
@@ -150,6 +166,7 @@ def build_parser() -> argparse.ArgumentParser:
         )
     for command in (evaluate, predict, detect, serve):
         command.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    for command in (evaluate, predict, detect, report, serve):
         command.add_argument(
             "--allow-code", action="store_true", help="import package.module:function if the model needs it"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,9 @@ def run(arguments: argparse.Namespace, argv: list[str]) -> int:
         request = Request(config, run_dir, resume, arguments.quiet, accept_changes=accept_changes, verify_against=other)
         result = run_training(request, session)
         if rank.is_rank_zero:
-            sys.stdout.write(strict_json(result) + "\n" if arguments.json else _summary(result, run_dir / MODEL))
+            sys.stdout.write(
+                strict_json(result) + "\n" if arguments.json else _summary(result, config, run_dir / MODEL)
+            )
     return 0
 
 
@@ -64,13 +67,16 @@ def _check_recorded(other: Path, run_dir: Path) -> None:
         )
 
 
-def _summary(result: dict[str, Any], model_dir: Path) -> str:
+def _summary(result: dict[str, Any], config: Config, model_dir: Path) -> str:
     test = result["test"]
     speed = f"{result['samples_per_second']:,.0f} samples/s"
     lines = [f"trained {result['step']} steps in {result['wall_s']:.1f} s ({speed})"]
     if test:
         accuracy = "" if test["accuracy"] is None else f"accuracy {test['accuracy']:.2%}, "
         lines.append(f"test: {accuracy}loss {_figure(test['loss'])} on {test['count']:,} samples")
+    lines.append(f"look at it: disttrain report {shlex.quote(str(model_dir.parent))}")
+    if ":" not in config.data.name:  # else the inputs may be no images
+        lines.append(f"use it: disttrain predict {shlex.quote(str(model_dir))} IMAGES")
     return "\n".join([*lines, f"model: {model_dir}", ""])
 
 

@@ -19,6 +19,10 @@ def check_rules(config: Config) -> None:
         )
     _check_backend(config)
     _check_shards(config)
+    if train.profile_steps is not None and train.profile_steps[0] > train.profile_steps[1]:
+        raise ConfigError(
+            f"train.profile_steps={train.profile_steps} ends before it begins: it is [first, last], e.g. [20, 24]."
+        )
     if data.test_fraction + data.val_fraction >= 1:
         raise ConfigError(
             f"data.test_fraction={data.test_fraction} and data.val_fraction={data.val_fraction} leave nothing to "

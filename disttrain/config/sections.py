@@ -179,6 +179,9 @@ class TrainConfig(Section):
     check_weights_every_steps: NonNegativeInt = 100
     """Steps between comparisons of the weights over all ranks; where they differ the run stops with exit code 5.
     They are compared before every checkpoint too. 0: never."""
+    profile_steps: list[Count] | None = Field(default=None, min_length=2, max_length=2)
+    """`[first, last]`: steps of which each rank writes a trace of torch's profiler to `profile/` of the run directory,
+    to be opened in Perfetto. They take longer than others."""
     record_digests: bool = False
     """Write a digest of every gradient and weight after every step to `digests.jsonl`, for `train --verify-against`."""
 
@@ -222,6 +225,19 @@ class CheckpointConfig(Section):
     A last checkpoint that would take longer is not begun: the one before stands."""
 
 
+class TelemetryConfig(Section):
+    """What is recorded of the machines, and who is told of the run."""
+
+    every_s: NonNegative = 10.0
+    """Seconds between two samples of each rank's process, node and GPU, as lines of `metrics.jsonl`. 0: none."""
+    trackers: list[Literal["tensorboard", "mlflow", "wandb"]] = []
+    """Programs that are told of the run, each an extra of the package: `tensorboard`, `mlflow`, `wandb`."""
+    project: str = "disttrain"
+    """Under which name MLflow (as experiment) and W&B keep the run."""
+    prometheus_port: Annotated[int, Field(ge=0, lt=65536)] | None = None
+    """Port of rank zero's host at which Prometheus finds the last figures. 0: one that is free."""
+
+
 class Config(Section):
     """A whole run, as read from one YAML file."""
 
@@ -232,3 +248,4 @@ class Config(Section):
     train: TrainConfig = TrainConfig()
     comm: CommConfig = CommConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    telemetry: TelemetryConfig = TelemetryConfig()

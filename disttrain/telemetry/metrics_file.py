@@ -24,8 +24,9 @@ class MetricsFile:
         self._file = path.open("ab", buffering=0)
 
     def write(self, **values: Any) -> None:
-        """Append one line. Values that are not finite become null: JSON has no word for them."""
-        rounded = {key: _rounded(value) for key, value in values.items()}
+        """Append one line, with the time of now unless it has one. Values that are not finite become null: JSON has no
+        word for them."""
+        rounded = {key: value if key == "time" else _rounded(value) for key, value in values.items()}
         self._waiting += strict_json({"time": round(time.time(), 3), **rounded}).encode() + b"\n"
         try:
             self._flush()

@@ -29,6 +29,7 @@ class PhaseTimer:
     def __init__(self) -> None:
         self.current = Phase(0, PHASES[0], time.monotonic())
         self._seconds: defaultdict[str, float] = defaultdict(float)
+        self._taken: dict[str, float] = dict.fromkeys(PHASES, 0.0)
 
     def enter(self, phase: str, step: int | None = None) -> None:
         """A new phase begins, by default within the same step."""
@@ -47,9 +48,12 @@ class PhaseTimer:
         finally:
             self.enter(before)
 
+    def total_seconds(self) -> dict[str, float]:
+        """Seconds spent in each phase so far."""
+        self.enter(self.current.phase)
+        return {phase: self._seconds[phase] for phase in PHASES}
+
     def take_seconds(self) -> dict[str, float]:
         """Seconds spent in each phase since the last call."""
-        self.enter(self.current.phase)
-        taken = {phase: self._seconds[phase] for phase in PHASES}
-        self._seconds.clear()
-        return taken
+        before, self._taken = self._taken, self.total_seconds()
+        return {phase: total - before[phase] for phase, total in self._taken.items()}

@@ -9,6 +9,9 @@ import torch
 from disttrain.telemetry.phases import PHASES, WAITING
 
 SHOWN_PHASES = ("data", "forward", "backward", WAITING, "optimizer")
+LINE_PHASES = (*SHOWN_PHASES, "logging")
+"""The phases of a step in a line of `metrics.jsonl`."""
+
 _OWN = [SHOWN_PHASES.index(phase) for phase in SHOWN_PHASES if phase != WAITING]
 _SLOW = 1.25  # times the median of the others' own work: less is noise on most machines
 _SHOWN_RANKS = 8
@@ -18,6 +21,11 @@ def own_seconds(seconds: dict[str, float]) -> list[float]:
     """The seconds of `PhaseTimer.take_seconds` in the order of `SHOWN_PHASES`."""
     assert set(SHOWN_PHASES) <= set(PHASES)
     return [seconds[phase] for phase in SHOWN_PHASES]
+
+
+def step_milliseconds(before: dict[str, float], now: dict[str, float], steps: int) -> dict[str, float]:
+    """Mean time of a step in each of its phases between two readings of `PhaseTimer.total_seconds`, in ms."""
+    return {phase: round(1000 * (now[phase] - before[phase]) / max(1, steps), 4) for phase in LINE_PHASES}
 
 
 def find_slow_rank(table: torch.Tensor) -> tuple[int, float] | None:

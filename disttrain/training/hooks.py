@@ -9,6 +9,7 @@ from disttrain.telemetry.tally import Tally
 from disttrain.training.checkpointing import Checkpointing
 from disttrain.training.integrity import WeightCheck
 from disttrain.training.preemption import StopAgreement
+from disttrain.training.profile import StepProfile
 from disttrain.training.training_log import TrainingLog
 from disttrain.training.validation import Validation
 
@@ -24,13 +25,16 @@ class RunHooks:
         stop: StopAgreement,
         weight_check: WeightCheck,
         phases: PhaseTimer,
+        profile: StepProfile,
     ) -> None:
         self.training_log, self.validation, self.checkpointing = training_log, validation, checkpointing
         self.stop, self.weight_check, self.phases = stop, weight_check, phases
+        self.profile = profile
 
     def log(self, position: Position, tally: Tally) -> None:
         """A line, where one is due, and the comparison of the ranks' weights."""
         self.phases.enter("logging", position.step)
+        self.profile.after_step(position.step)
         self.training_log.log_step(position, tally)
         if self.weight_check.is_due(position.step):
             self.weight_check(position.step)

@@ -34,7 +34,7 @@ def record_start(
         "job": env.job_id,
         "data": prepared.data_identity,
         "host": socket.gethostname(),
-        "device": _device_name(device),
+        "device": device_name(device),
         "git_commit": _git_commit(),
         "versions": {
             "disttrain": disttrain.__version__,
@@ -64,7 +64,8 @@ def _earlier_starts(run_dir: Path) -> list[dict[str, Any]]:
     return starts
 
 
-def _device_name(device: torch.device) -> str:
+def device_name(device: torch.device) -> str:
+    """`cuda: NVIDIA H100`, `cpu: x86_64`."""
     if device.type == "cuda":
         return f"cuda: {torch.cuda.get_device_name(device)}"
     return f"{device.type}: {platform.processor() or platform.machine()}"

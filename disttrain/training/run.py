@@ -26,7 +26,8 @@ from disttrain.log import log
 from disttrain.loop import Position, train
 from disttrain.models.model_dir import save_model_dir, weights_sha256
 from disttrain.optim.loss import build_loss
-from disttrain.run_dir import CHECKPOINTS, LOGS, MODEL, RESULT, claim_run_dir, load_result
+from disttrain.run_dir import CHECKPOINTS, LOGS, MODEL, PROFILE, RESULT, claim_run_dir, load_result
+from disttrain.telemetry.trackers import RunInfo, open_trackers
 from disttrain.training.arithmetic import fixed_arithmetic
 from disttrain.training.assemble import backward_once, build_parts, describe, place_model, total_steps_of
 from disttrain.training.checkpointing import Checkpointing
@@ -34,9 +35,12 @@ from disttrain.training.evaluate import Evaluation, EvaluationInterrupted, evalu
 from disttrain.training.golden import record_golden
 from disttrain.training.hooks import RunHooks
 from disttrain.training.integrity import WeightCheck
+from disttrain.training.machine_watch import MachineWatch
 from disttrain.training.manifest import record_start, was_started_by
+from disttrain.training.places import read_places, render_places, tell_place
 from disttrain.training.preemption import StopAgreement, StopRequest
 from disttrain.training.prepare import Prepared, Request, prepare
+from disttrain.training.profile import StepProfile
 from disttrain.training.run_record import RunRecord
 from disttrain.training.shared_folder import check_shared
 from disttrain.training.training_log import TrainingLog
@@ -69,6 +73,7 @@ def _run_training(request: Request, session: RankSession) -> dict[str, Any]:
     if snapshot is None and given_checkpoint is not None:
         is_verified = not env.is_rank_zero  # rank zero does so for all
         snapshot = control_plane.run_on_all("load", lambda: load_checkpoint(given_checkpoint, is_verified))
+    tell_place(control_plane.store, env.rank, device)
     owner = control_plane.run_on_all(
         "claim", lambda: claim_run_dir(run_dir, config, request.resume, env.job_id) if env.is_rank_zero else None
     )
@@ -129,6 +134,8 @@ class _Run:
             self.config.checkpoint,
         )
         log.info("%s", describe(self.config, prepared, env, self.model, comm.device))
+        if env.is_rank_zero:
+            log.info("%s", render_places(read_places(control_plane.store, env.world_size)))
         comm.fix_reduction_order(self.parts.model, lambda: backward_once(self.parts))
 
     def restore(self, snapshot: Snapshot) -> CheckpointValues:
@@ -140,14 +147,14 @@ class _Run:
 
     def train(self, saved: CheckpointValues | None) -> dict[str, Any]:
         """From the values of a checkpoint, or the beginning, to the content of `result.json`. Raises DisttrainError."""
-        request, env, position = self.request, self.env, self.position
+        env, position = self.env, self.position
         first_step = position.step
         starts = (
             record_start(self.run_dir, self.prepared, env, self.comm.device, first_step) if env.is_rank_zero else []
         )
-        record = RunRecord(self.run_dir, env.rank, first_step, self.total_steps, request.quiet)
+        machine, record = self._open_record(first_step)
         hooks = self._build_hooks(record, first_step)
-        state = "failed"
+        state, result = "failed", dict[str, Any]()
         try:
             began = time.monotonic()
             if saved is not None:
@@ -158,12 +165,13 @@ class _Run:
             try:
                 if position.step < self.total_steps:
                     raise EvaluationInterrupted
+                energy_j = machine.energy_j(self.comm)
                 has_test = self.config.train.test_at_end and len(self.prepared.dataset.splits["test"])
                 test = self._evaluate("test") if has_test else None
             except EvaluationInterrupted:
                 state = "stopped"
                 raise Preempted(self._stopped()) from None
-            result = self._result(test, wall_s, first_step, restarts=max(0, len(starts) - 1))
+            result = self._result(test, wall_s, energy_j, first_step, restarts=max(0, len(starts) - 1))
             state = "finished"
         except DivergedError:
             self.writer.wait()  # the checkpoint that is on its way is one to go on from
@@ -171,10 +179,30 @@ class _Run:
         finally:
             if self.parts.digests is not None:
                 self.parts.digests.close()
-            record.close(state, position.step)
+            hooks.profile.close()
+            machine.close()
+            record.close(state, position.step, result)
             self.writer.close()
         self.comm.barrier()
         return result
+
+    def _open_record(self, first_step: int) -> tuple[MachineWatch, RunRecord]:
+        env, control_plane, config = self.env, self.control_plane, self.config
+        machine = MachineWatch(
+            env, control_plane.connect(), control_plane.phases, self.comm.device, config.telemetry.every_s
+        )
+        trackers = None
+        if env.is_rank_zero:
+            texts = {
+                f"{section}.{field}": str(value)
+                for section, fields in config.model_dump().items()
+                for field, value in fields.items()
+            }
+            info = RunInfo(self.run_dir, self.run_dir.resolve().name, config.telemetry.project, texts)
+            trackers = open_trackers(config.telemetry, info)
+        return machine, RunRecord(
+            self.run_dir, env.rank, first_step, self.total_steps, self.request.quiet, machine, trackers
+        )
 
     def _build_hooks(self, record: RunRecord, first_step: int) -> RunHooks:
         config, comm, phases = self.config, self.comm, self.control_plane.phases
@@ -187,9 +215,13 @@ class _Run:
         checkpointing = Checkpointing(
             self.writer, self._take_shard, training_log, validation, stop, config.checkpoint, self.total_steps
         )
-        return RunHooks(training_log, validation, checkpointing, stop, self.weight_check, phases)
+        path = self.run_dir / PROFILE / f"rank_{self.env.rank}.json.gz"
+        profile = StepProfile(path, config.train.profile_steps, first_step)
+        return RunHooks(training_log, validation, checkpointing, stop, self.weight_check, phases, profile)
 
-    def _result(self, test: Evaluation | None, wall_s: float, first_step: int, restarts: int) -> dict[str, Any]:
+    def _result(
+        self, test: Evaluation | None, wall_s: float, energy_j: float | None, first_step: int, restarts: int
+    ) -> dict[str, Any]:
         plan, step = self.prepared.plan, self.position.step
         trained = plan.samples_before(step) - plan.samples_before(first_step)
         with self._final_weights():
@@ -204,6 +236,8 @@ class _Run:
                 "world_size": self.env.world_size,
                 "restarts": restarts,
             }
+            if energy_j is not None and trained:
+                result["energy_j_per_1000_samples"] = round(1000 * energy_j / trained, 3)
             if self.env.is_rank_zero:
                 golden = record_golden(self.prepared, self.model, self.comm.device)
                 save_model_dir(self.run_dir / MODEL, self.model, self.prepared.spec, golden, {"test": result["test"]})

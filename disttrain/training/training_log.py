@@ -13,7 +13,7 @@ from disttrain.log import log
 from disttrain.loop import Position
 from disttrain.optim.optimizer import Schedule
 from disttrain.telemetry.phases import PhaseTimer
-from disttrain.telemetry.step_time import find_slow_rank, own_seconds, render_step_times
+from disttrain.telemetry.step_time import find_slow_rank, own_seconds, render_step_times, step_milliseconds
 from disttrain.telemetry.tally import NOTHING, Sums, Tally, Totals
 from disttrain.training.run_record import RunRecord
 
@@ -36,7 +36,8 @@ class TrainingLog:
         self._line_time = time.monotonic()
         self._unlogged_before = NOTHING
         """What went into the next line before the checkpoint that the run goes on from: sums over all ranks."""
-        self._table_step = first_step
+        self._table_step = self._line_step = first_step
+        self._line_seconds = phases.total_seconds()
 
     def log_step(self, position: Position, tally: Tally) -> None:
         """A line every so many steps, at the end of an epoch and at the end."""
@@ -49,7 +50,7 @@ class TrainingLog:
         trained = Totals.of(sums).samples
         loss_sum, correct, count = Totals.of(self._with_those_before(sums))
         self._unlogged_before = NOTHING
-        now = time.monotonic()
+        now, seconds = time.monotonic(), self._phases.total_seconds()
         values = {
             "step": position.step,
             "epoch": position.epoch,
@@ -59,8 +60,9 @@ class TrainingLog:
             "lr": self._schedule(position.step - 1),
             "grad_norm": None if tally.grad_norm is None else tally.grad_norm.item(),
             "samples_per_second": trained / (now - self._line_time),
+            "step_ms": step_milliseconds(self._line_seconds, seconds, position.step - self._line_step),
         }
-        self._line_time = now
+        self._line_time, self._line_step, self._line_seconds = now, position.step, seconds
         self._record.write(**values)
         return values
 

@@ -27,7 +27,11 @@ class Reference:
 
 def comparable(lines: list[dict[str, Any]]) -> list[tuple[tuple[str, int], Line]]:
     """Lines of `metrics.jsonl` as split and step, and those values that have nothing to do with time."""
-    return [((one["split"], one["step"]), tuple(one.get(name) for name in _MEASURED)) for one in lines]
+    return [
+        ((one["split"], one["step"]), tuple(one.get(name) for name in _MEASURED))
+        for one in lines
+        if one["split"] != "telemetry"
+    ]
 
 
 class References:

@@ -44,7 +44,8 @@ def sha256(run_dir: Path) -> str:
 def metrics(run_dir: Path) -> list[dict[str, Any]]:
     """The lines of `metrics.jsonl`, without what has to do with time."""
     lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-    return [{key: one[key] for key in one.keys() - {"time", "samples_per_second"}} for one in lines]
+    timed = {"time", "samples_per_second", "step_ms"}
+    return [{key: one[key] for key in one.keys() - timed} for one in lines if one["split"] != "telemetry"]
 
 
 def uninterrupted(commands: Commands, workers: int, more: Sequence[str]) -> Path:

@@ -2,6 +2,7 @@
    could not remap rows of its memory. Built as libnvidia-ml.so.1. */
 
 #include <stdio.h>
+#include <string.h>
 
 typedef unsigned long long count;
 typedef struct {
@@ -41,6 +42,30 @@ int nvmlDeviceGetCurrentClocksThrottleReasons(int *gpu, count *reasons) {
 
 int nvmlDeviceGetTopologyCommonAncestor(int *one, int *other, int *level) {
     return (void)one, (void)other, *level = 50, 0; /* over the link between processors */
+}
+
+typedef struct {
+    unsigned gpu, memory;
+} use;
+
+int nvmlDeviceGetHandleByUUID(const char *uuid, int **gpu) {
+    for (int at = 0; at < 2; at++) {
+        char name[8];
+        snprintf(name, sizeof name, "GPU-%d", at);
+        if (!strcmp(uuid, name))
+            return *gpu = &gpus[at], 0;
+    }
+    return 6; /* not found */
+}
+
+int nvmlDeviceGetUtilizationRates(int *gpu, use *found) { return found->gpu = 90u + (unsigned)number(gpu), 0; }
+int nvmlDeviceGetPowerUsage(int *gpu, unsigned *milliwatts) { return (void)gpu, *milliwatts = 250500, 0; }
+int nvmlDeviceGetTotalEnergyConsumption(int *gpu, count *millijoules) {
+    static count used[2] = {5000000, 7000000};
+    return *millijoules = used[number(gpu)] += 1500, 0; /* 1.5 J more each time */
+}
+int nvmlDeviceGetTemperature(int *gpu, int sensor, unsigned *celsius) {
+    return (void)sensor, number(gpu) ? 3 /* not supported */ : (*celsius = 61, 0);
 }
 
 /* nvmlDeviceGetNvLinkState, ...ComputeRunningProcesses and ...TotalEccErrors: a driver that has none of them. */

@@ -5,16 +5,13 @@ from __future__ import annotations
 import contextlib
 import itertools
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from disttrain.doctor.facts.model import Gpu, Gpus
+from disttrain.system.nvml import nvml_session, slowed_by, text_of, tried
 
-T = TypeVar("T")
-
-_DEFECTS = {0x08: "hardware slowdown", 0x20: "heat (software)", 0x40: "heat (hardware)", 0x80: "power brake"}
-"""NVML's reasons for a lower clock that are none of normal work (nvml.h)."""
 _MOST_LINKS = 18
 _SYSTEM = 50  # NVML_TOPOLOGY_SYSTEM: over the link between processors
 _UNCORRECTED, _VOLATILE = 1, 0  # nvml.h
@@ -23,35 +20,31 @@ _UNCORRECTED, _VOLATILE = 1, 0  # nvml.h
 def find_gpus(environ: Mapping[str, str]) -> tuple[Gpus, dict[str, str]]:
     """The GPUs, and the versions that the driver tells: `driver`, `driver_cuda`."""
     devices = sum(1 for path in Path("/dev").glob("nvidia*") if re.fullmatch(r"nvidia\d+", path.name))
-    try:
-        import pynvml
-    except ImportError:
-        hint = "nvidia-ml-py is not installed (pip install nvidia-ml-py)"
-        return Gpus(devices=devices, error=hint if devices else None), {}
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError as error:
-        return Gpus(devices=devices, error=str(error) if devices else None), {}
-    try:
-        return _ask(pynvml, devices, environ)
-    except Exception as error:
-        return Gpus(devices=devices, error=f"{type(error).__name__}: {error}"), {}
-    finally:
-        with contextlib.suppress(pynvml.NVMLError):
-            pynvml.nvmlShutdown()
+    with contextlib.ExitStack() as stack:
+        try:
+            nvml = stack.enter_context(nvml_session())
+        except ImportError:
+            hint = "nvidia-ml-py is not installed (pip install nvidia-ml-py)"
+            return Gpus(devices=devices, error=hint if devices else None), {}
+        except Exception as error:  # NVML's own: no driver
+            return Gpus(devices=devices, error=str(error) if devices else None), {}
+        try:
+            return _ask(nvml, devices, environ)
+        except Exception as error:
+            return Gpus(devices=devices, error=f"{type(error).__name__}: {error}"), {}
 
 
 def _ask(nvml: Any, devices: int, environ: Mapping[str, str]) -> tuple[Gpus, dict[str, str]]:
     handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
     gpus = [_gpu(nvml, handle) for handle in handles]
-    versions = {"driver": _text(nvml.nvmlSystemGetDriverVersion())}
-    if number := _tried(nvml.nvmlSystemGetCudaDriverVersion):
+    versions = {"driver": text_of(nvml.nvmlSystemGetDriverVersion())}
+    if number := tried(nvml.nvmlSystemGetCudaDriverVersion):
         versions["driver_cuda"] = f"{number // 1000}.{number % 1000 // 10}"
     visible, unknown = choose_visible([one.uuid for one in gpus], environ.get("CUDA_VISIBLE_DEVICES"))
     far = [
         f"{a}-{b}"
         for a, b in itertools.combinations(range(len(handles)), 2)
-        if (_tried(lambda a=a, b=b: nvml.nvmlDeviceGetTopologyCommonAncestor(handles[a], handles[b])) or 0)  # type: ignore[misc]
+        if (tried(lambda a=a, b=b: nvml.nvmlDeviceGetTopologyCommonAncestor(handles[a], handles[b])) or 0)  # type: ignore[misc]
         >= _SYSTEM
         and not (gpus[a].links and gpus[b].links)
     ]
@@ -81,31 +74,19 @@ def choose_visible(uuids: list[str], named: str | None) -> tuple[list[str] | Non
 
 
 def _gpu(nvml: Any, handle: Any) -> Gpu:
-    memory = _tried(lambda: nvml.nvmlDeviceGetMemoryInfo(handle))
-    processes = _tried(lambda: nvml.nvmlDeviceGetComputeRunningProcesses(handle))
-    rows = _tried(lambda: nvml.nvmlDeviceGetRemappedRows(handle))  # corrected, uncorrected, pending, failed
-    reasons = _tried(lambda: nvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle)) or 0
-    links = [_tried(lambda n=n: nvml.nvmlDeviceGetNvLinkState(handle, n)) for n in range(_MOST_LINKS)]  # type: ignore[misc]
+    memory = tried(lambda: nvml.nvmlDeviceGetMemoryInfo(handle))
+    processes = tried(lambda: nvml.nvmlDeviceGetComputeRunningProcesses(handle))
+    rows = tried(lambda: nvml.nvmlDeviceGetRemappedRows(handle))  # corrected, uncorrected, pending, failed
+    reasons = tried(lambda: nvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle)) or 0
+    links = [tried(lambda n=n: nvml.nvmlDeviceGetNvLinkState(handle, n)) for n in range(_MOST_LINKS)]  # type: ignore[misc]
     return Gpu(
-        uuid=_text(nvml.nvmlDeviceGetUUID(handle)),
-        name=_text(nvml.nvmlDeviceGetName(handle)),
+        uuid=text_of(nvml.nvmlDeviceGetUUID(handle)),
+        name=text_of(nvml.nvmlDeviceGetName(handle)),
         memory=memory and int(memory.total),
         memory_used=memory and int(memory.used),
         processes=None if processes is None else len(processes),
-        uncorrected_errors=_tried(lambda: nvml.nvmlDeviceGetTotalEccErrors(handle, _UNCORRECTED, _VOLATILE)),
+        uncorrected_errors=tried(lambda: nvml.nvmlDeviceGetTotalEccErrors(handle, _UNCORRECTED, _VOLATILE)),
         remap="failed" if rows and rows[3] else "pending" if rows and rows[2] else None,
-        slowed=[text for bit, text in _DEFECTS.items() if reasons & bit],
+        slowed=slowed_by(reasons),
         links=None if all(one is None for one in links) else sum(1 for one in links if one),
     )
-
-
-def _tried(ask: Callable[[], T]) -> T | None:
-    """An answer, None where this GPU or this driver has none."""
-    try:
-        return ask()
-    except Exception:  # NVML's own, and those of a pynvml that is older or newer than the driver
-        return None
-
-
-def _text(value: str | bytes) -> str:
-    return value.decode() if isinstance(value, bytes) else value
