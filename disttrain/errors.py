@@ -77,10 +77,19 @@ def exit_code_of(command: Callable[[], int]) -> int:
     """What a program ends with: the command's own exit code or, once the user has been told, that of its error."""
     try:
         return command()
-    except DisttrainError as error:
-        say_error(str(error))
-        return error.exit_code
-    except SystemExit as end:  # of a rank, once one of them has reported
+    except ENDS as end:
+        return exit_code_after(end)
+
+
+def exit_code_after(end: BaseException) -> int:
+    """The exit code for one of `ENDS`, once the user has been told."""
+    if isinstance(end, DisttrainError):
+        say_error(str(end))
+        return end.exit_code
+    if isinstance(end, SystemExit):  # of a rank, once one of them has reported
         return end.code if isinstance(end.code, int) else 1
-    except KeyboardInterrupt:
-        return 130
+    return 130
+
+
+ENDS = (DisttrainError, SystemExit, KeyboardInterrupt)
+"""What ends a program without a traceback."""

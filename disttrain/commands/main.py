@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from disttrain.commands.parser import parse
-from disttrain.errors import exit_code_of
+from disttrain.errors import ENDS, exit_code_after
 from disttrain.system.streams import check_results_written
 
 
@@ -19,11 +19,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     # A connection that is tried in vain makes torch print a C++ stack; what matters of it is in our own message.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
-    def run() -> int:
+    try:
         command = importlib.import_module(f"disttrain.commands.{arguments.command}")
         code: int = command.run(arguments, argv)
         if arguments.command != "train":  # what it prints is in result.json too
             check_results_written()
         return code
-
-    return exit_code_of(run)
+    except ENDS as end:
+        return exit_code_after(end)

@@ -49,36 +49,34 @@ from disttrain.training.validation import Validation
 
 def run_training(request: Request, session: RankSession) -> dict[str, Any]:
     """Train on this rank, together with the others; every rank returns the content of `result.json`."""
-    with fixed_arithmetic(request.config):
-        return _run_training(request, session)
-
-
-def _run_training(request: Request, session: RankSession) -> dict[str, Any]:
     config, run_dir = request.config, request.run_dir
     env, control_plane = session.env, session.control_plane
-    # Ranks that their agent starts again go on with what they have begun, also where it was asked to begin anew.
-    is_restart = bool(control_plane.broadcast("is_restart", "yes" if was_started_by(run_dir, env.job_id) else None))
-    given_checkpoint = Path(request.resume) if request.resume not in ("auto", "never") else None
-    if is_restart:
-        request = dataclasses.replace(request, resume="auto")
-    device = control_plane.run_on_all("device", lambda: pick_device(config.train.device, env))
-    check_own_gpu(control_plane, device)
-    prepared = control_plane.run_on_all("prepare", lambda: prepare(request, env, device), first=env.local_rank == 0)
-    check_shared(control_plane, run_dir)
-    finished = control_plane.run_on_all("result", lambda: load_result(run_dir) if request.resume != "never" else None)
-    if finished is not None:
-        log.info("%s has finished already; --resume never trains it anew.", run_dir)
-        return finished
-    snapshot = _newest_snapshot(run_dir, env, control_plane) if request.resume == "auto" else None
-    if snapshot is None and given_checkpoint is not None:
-        is_verified = not env.is_rank_zero  # rank zero does so for all
-        snapshot = control_plane.run_on_all("load", lambda: load_checkpoint(given_checkpoint, is_verified))
-    tell_place(control_plane.store, env.rank, device)
-    owner = control_plane.run_on_all(
-        "claim", lambda: claim_run_dir(run_dir, config, request.resume, env.job_id) if env.is_rank_zero else None
-    )
-    stop_request = StopRequest()
     with contextlib.ExitStack() as stack:
+        stack.enter_context(fixed_arithmetic(config))
+        # Ranks that their agent starts again go on with what they have begun, also where it was asked to begin anew.
+        is_restart = bool(control_plane.broadcast("is_restart", "yes" if was_started_by(run_dir, env.job_id) else None))
+        given_checkpoint = Path(request.resume) if request.resume not in ("auto", "never") else None
+        if is_restart:
+            request = dataclasses.replace(request, resume="auto")
+        device = control_plane.run_on_all("device", lambda: pick_device(config.train.device, env))
+        check_own_gpu(control_plane, device)
+        prepared = control_plane.run_on_all("prepare", lambda: prepare(request, env, device), first=env.local_rank == 0)
+        check_shared(control_plane, run_dir)
+        finished = control_plane.run_on_all(
+            "result", lambda: load_result(run_dir) if request.resume != "never" else None
+        )
+        if finished is not None:
+            log.info("%s has finished already; --resume never trains it anew.", run_dir)
+            return finished
+        snapshot = _newest_snapshot(run_dir, env, control_plane) if request.resume == "auto" else None
+        if snapshot is None and given_checkpoint is not None:
+            is_verified = not env.is_rank_zero  # rank zero does so for all
+            snapshot = control_plane.run_on_all("load", lambda: load_checkpoint(given_checkpoint, is_verified))
+        tell_place(control_plane.store, env.rank, device)
+        owner = control_plane.run_on_all(
+            "claim", lambda: claim_run_dir(run_dir, config, request.resume, env.job_id) if env.is_rank_zero else None
+        )
+        stop_request = StopRequest()
         if owner is not None:
             stack.callback(owner.close)
         session.logging.open_file(run_dir / LOGS / f"rank_{env.rank}.log")
