@@ -78,12 +78,12 @@ def build_parser() -> argparse.ArgumentParser:
 
     report = commands.add_parser(
         "report",
-        help="show a run, or several side by side, in one HTML file",
-        description="Write one HTML file that shows a run, or several side by side, and needs no network.",
+        help="show a run, several side by side, or a search, in one HTML file",
+        description="Write one HTML file that shows a run, several side by side, or a search, and needs no network.",
     )
-    report.add_argument("inputs", nargs="+", metavar="RUN_DIR")
+    report.add_argument("inputs", nargs="+", metavar="RUN_DIR|SEARCH_DIR")
     report.add_argument(
-        "--output", metavar="FILE.html", help="default: report.html in the run directory; of several runs, here"
+        "--output", metavar="FILE.html", help="default: report.html in that folder; of several runs, here"
     )
     report.add_argument("--png", metavar="FOLDER", help="every chart as a PNG file too")
     report.add_argument(
@@ -107,7 +107,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     doctor.add_argument(
         "--wait",
-        type=float,
+        type=_seconds,
         default=30.0,
         metavar="SECONDS",
         help="for the other ranks, under a launcher (default: 30)",

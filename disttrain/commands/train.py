@@ -74,6 +74,7 @@ def _summary(result: dict[str, Any], config: Config, model_dir: Path) -> str:
     if test:
         accuracy = "" if test["accuracy"] is None else f"accuracy {test['accuracy']:.2%}, "
         lines.append(f"test: {accuracy}loss {_figure(test['loss'])} on {test['count']:,} samples")
+    lines.append(f"everything is in {model_dir.parent}: result.json, metrics.jsonl, checkpoints/, logs/")
     lines.append(f"look at it: disttrain report {shlex.quote(str(model_dir.parent))}")
     if ":" not in config.data.name:  # else the inputs may be no images
         lines.append(f"use it: disttrain predict {shlex.quote(str(model_dir))} IMAGES")

@@ -63,11 +63,23 @@ def summary(run: Run) -> dict[str, str]:
         figures["training"] = f"{seconds:,.0f} s" + (", last start" if len(run.starts) > 1 else "")
     if speed := result.get("samples_per_second"):
         figures["samples/s"] = f"{speed:,.0f}"
+    if (steps := result.get("step_ms")) and "p50" in steps:
+        figures["ms per step (median, 95th percentile)"] = f"{steps['p50']:.3g}, {steps['p95']:.3g}"
+    if (share := hidden_share(run)) is not None:
+        figures["of the gradient exchange hidden by backward"] = f"{share:.0%}"
     if (energy := result.get("energy_j_per_1000_samples")) is not None:
         figures["J per 1,000 samples"] = f"{energy:,.1f}"
     if ranks := result.get("world_size"):
         figures["ranks"] = str(ranks)
     return figures
+
+
+def hidden_share(run: Run) -> float | None:
+    """The share of the exchange of gradients during which backward still computed; None where it was not measured."""
+    total, hidden = (
+        sum(value for _, value in run.series("train", f"exchange_ms/{one}")) for one in ("total", "hidden")
+    )
+    return hidden / total if total else None
 
 
 def _timeline(run: Run, is_only: bool) -> str:
@@ -103,6 +115,7 @@ def _run_as_json(run: Run, predictions: Predictions | str | None) -> dict[str, A
         "folder": str(run.folder),
         "state": summary(run)["state"],
         "step": run.last_step,
+        "exchange_hidden_share": hidden_share(run),
         "restarts": [_event(one) for one in restarts_of(run)],
         "result": run.result or None,
         "lines": len(run.lines),

@@ -1,4 +1,4 @@
-"""Charts over the steps of one run or of several: learning, speed, where the time went, machines."""
+"""Charts over the steps of one run or of several: learning, speed, where the time went."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from disttrain.report.timeline import restarts_of
 _SMOOTH_FROM = 60  # points: fewer are drawn as they are
 PARTS = ("data", "forward", "backward", "allreduce", "optimizer", "logging")
 _PART_NAMES = {"data": "waiting for data", "allreduce": "waiting for other ranks"}
+_DURATIONS = (("step_percentiles_ms/p50", "median", 1.0), ("step_percentiles_ms/p95", "slowest twentieth", 0.45))
+_EXCHANGE = (("exchange_ms/exposed", "for which the rank waits", 1.0), ("exchange_ms/total", "all of it", 0.45))
 
 
 class Drawn(NamedTuple):
@@ -38,9 +40,11 @@ class Curves:
         return [one for one in drawn if one is not None]
 
     def speed(self) -> list[Drawn]:
-        """Samples per second, and the parts of a step."""
+        """Samples per second, the time of a step, its parts, and the exchange of gradients."""
         drawn = [self._plain("samples_per_second", "samples per second", from_zero=True)]
+        drawn.append(self._pair("step_time", "ms of a step: median, slowest twentieth", _DURATIONS))
         drawn += [self._parts(run) for run in self.runs]
+        drawn.append(self._pair("exchange", "ms exchanging gradients: exposed, all", _EXCHANGE))
         return [one for one in drawn if one is not None]
 
     def _metric(self, key: str) -> Drawn | None:
@@ -82,8 +86,24 @@ class Curves:
         text = f"{label} (peaks cut off)" if is_cut else label
         return Drawn(key, chart(lines, "step", text, y_range, self.x_range, self.all_marks()))
 
+    def _pair(self, name: str, label: str, keys: Sequence[tuple[str, str, float]]) -> Drawn | None:
+        """Two values of one kind in a chart, the second one fainter: (key, what it is, opacity)."""
+        lines = [
+            Line(series, color_of(number), 1.5, f"{run.name}: {what}", opacity=opacity)
+            for number, run in enumerate(self.runs)
+            for key, what, opacity in keys
+            if (series := thinned(run.series("train", key)))
+        ]
+        if not any(len(line.points) > 1 for line in lines):
+            return None
+        y_range, is_cut = fitting_range([list(line.points) for line in lines])
+        y_range = Range(0.0, y_range.high)
+        text = f"{label} (peaks cut off)" if is_cut else label
+        return Drawn(name, chart(lines, "step", text, y_range, self.x_range, self.all_marks()))
+
     def _parts(self, run: Run) -> Drawn | None:
-        lines = [line for line in run.lines if isinstance(line.get("step_ms"), dict)]
+        key = parts_key(run)
+        lines = [line for line in run.lines if isinstance(line.get(key), dict)]
         if len(lines) < 2:
             return None
         kept = lines[:: max(1, len(lines) // 200)]
@@ -91,7 +111,7 @@ class Curves:
             (
                 _PART_NAMES.get(part, part),
                 color_of(number),
-                [(float(line["step"]), float(line["step_ms"].get(part) or 0.0)) for line in kept],
+                [(float(line["step"]), float(line[key].get(part) or 0.0)) for line in kept],
             )
             for number, part in enumerate(PARTS)
         ]
@@ -102,6 +122,11 @@ class Curves:
     def all_marks(self) -> list[Mark]:
         """The restarts of all runs."""
         return [mark for marks in self._marks.values() for mark in marks]
+
+
+def parts_key(run: Run) -> str:
+    """The parts of a step by the clock of its device, where it has one: the host runs ahead of a GPU."""
+    return "device_step_ms" if any("device_step_ms" in line for line in run.lines) else "step_ms"
 
 
 def learning_section(curves: Curves) -> str:
@@ -126,7 +151,9 @@ def speed_section(curves: Curves) -> str:
         return ""
     has_parts = any(one.name.startswith("step_parts") for one in drawn)
     names = [(_PART_NAMES.get(part, part), color_of(number)) for number, part in enumerate(PARTS)] if has_parts else []
-    told = "The parts of a step are those of rank zero, as means since the line before. " if has_parts else ""
+    by_device = {parts_key(run) == "device_step_ms" for run in curves.runs}
+    clock = "by the clock of its GPU" if by_device == {True} else "by the clock of its host"
+    told = f"The parts of a step are those of rank zero, {clock}, as means since the line before. " if has_parts else ""
     marked = "A dashed line is where the run went on after it was stopped or lost." if curves.all_marks() else ""
     text = note(told + marked) if told or marked else ""
     return section("Speed", text, legend(names) if names else "", charts(one.svg for one in drawn))

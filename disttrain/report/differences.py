@@ -13,6 +13,8 @@ from disttrain.report.timeline import described
 
 Rows = dict[str, list[str]]
 
+_CHANGED = "changed"
+
 
 def compared(runs: Sequence[Run]) -> tuple[Rows, Rows]:
     """(versions and machines, settings): name -> the text of each run."""
@@ -57,7 +59,12 @@ def differences_section(runs: Sequence[Run]) -> str:
             table(("setting", "value", "default"), _rows(changed), is_text=True),
             folded(
                 "All settings",
-                table(("setting", "value", "default"), _rows(every), [not usual[one] for one in every], is_text=True),
+                table(
+                    ("setting", "value", "default"),
+                    _rows(every),
+                    ["" if usual[one] else _CHANGED for one in every],
+                    is_text=True,
+                ),
             ),
         )
     both = {**machines, **settings}
@@ -65,10 +72,10 @@ def differences_section(runs: Sequence[Run]) -> str:
     told = note("Nothing: versions, machines and settings are the same.") if not apart else ""
     return section(
         "What differs between the runs",
-        told or table(("", *names), _rows(apart), [True] * len(apart), is_text=True),
+        told or table(("", *names), _rows(apart), [_CHANGED] * len(apart), is_text=True),
         folded(
             "All versions and settings",
-            table(("", *names), _rows(both), [name in apart for name in both], is_text=True),
+            table(("", *names), _rows(both), [_CHANGED if name in apart else "" for name in both], is_text=True),
         ),
     )
 

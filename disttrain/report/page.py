@@ -46,7 +46,7 @@ svg{{max-width:100%;height:auto;display:block}}.charts svg{{width:100%}}
 td,th{{padding:.2rem .7rem;text-align:right;border-bottom:1px solid var(--faint);vertical-align:top}}
 th{{font-weight:600}}td:first-child,th:first-child{{text-align:left;padding-left:0}}
 table.text td,table.text th{{text-align:left}}table.text td+td{{overflow-wrap:anywhere;min-width:5rem}}
-tr.changed td{{background:var(--changed)}}
+tr.changed td{{background:var(--changed)}}tr.failed td{{color:var(--bad)}}
 .tiles{{display:flex;flex-wrap:wrap;gap:.8rem 2rem;margin:1rem 0}}
 .tiles div{{border-left:3px solid var(--accent);padding-left:.7rem;color:var(--soft);font-size:13px}}
 .tiles b{{display:block;font-size:1.35rem;font-weight:600;color:var(--ink);line-height:1.2}}
@@ -82,7 +82,7 @@ def page(title: str, parts: Iterable[str]) -> str:
     """A whole page."""
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
-        f'<meta name="viewport" content="width=device-width,initial-scale=1"><link rel="icon" href="data:,">'
+        f'<meta name="viewport" content="width=device-width,initial-scale=1"><link rel="icon" href="data:,"/>'
         f"<style>{STYLE}</style></head>\n<body>{''.join(parts)}</body></html>\n"
     )
 
@@ -98,14 +98,11 @@ def tiles(chosen: Sequence[Tile]) -> str:
     return '<div class="tiles">' + "".join(f"<div><b>{escape(a)}</b>{escape(b)}</div>" for a, b in chosen) + "</div>"
 
 
-def table(
-    head: Sequence[str], rows: Iterable[Sequence[str]], changed: Sequence[bool] | None = None, is_text: bool = False
-) -> str:
-    """A table that scrolls sideways where the screen is narrow; rows marked `changed` stand out."""
-    marks = changed or ()
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], kinds: Sequence[str] = (), is_text: bool = False) -> str:
+    """A table that scrolls sideways where the screen is narrow; rows of the kinds `changed` and `failed` stand out."""
     lines = ["<tr>" + "".join(f"<th>{escape(one)}</th>" for one in head) + "</tr>"]
     for number, row in enumerate(rows):
-        mark = ' class="changed"' if number < len(marks) and marks[number] else ""
+        mark = f' class="{kinds[number]}"' if number < len(kinds) and kinds[number] else ""
         lines.append(f"<tr{mark}>" + "".join(f"<td>{escape(one)}</td>" for one in row) + "</tr>")
     kind = ' class="text"' if is_text else ""
     return f'<div class="wide"><table{kind}>{"".join(lines)}</table></div>'
@@ -139,7 +136,8 @@ def standalone(svg: str) -> str:
     def value(found: re.Match[str]) -> str:
         return _LIGHT[found.group(1)]
 
-    inner = svg.replace(">", f"><style>{_SVG_STYLE}</style>", 1)
+    inner = svg.replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg"', 1)
+    inner = inner.replace(">", f"><style>{_SVG_STYLE}</style>", 1)
     return re.sub(r"var\(--(\w+)\)", value, inner)
 
 

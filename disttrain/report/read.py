@@ -52,12 +52,19 @@ class Run:
         return max([0, *(line["step"] for line in self.lines)])
 
     def series(self, split: str, key: str) -> Series:
-        """The finite values of one key."""
+        """The finite values of one key; `step_ms/data` is that of `data` within `step_ms`."""
         return [
             (float(line["step"]), float(value))
             for line in self.lines
-            if line.get("split") == split and isinstance(value := line.get(key), int | float)
+            if line.get("split") == split and isinstance(value := _within(line, key), int | float)
         ]
+
+
+def _within(line: dict[str, Any], key: str) -> Any:
+    found: Any = line
+    for part in key.split("/"):
+        found = found.get(part) if isinstance(found, dict) else None
+    return found
 
 
 def load_runs(folders: list[str]) -> list[Run]:
@@ -80,10 +87,9 @@ def _load(folder: Path, name: str) -> Run:
     if not folder.is_dir():
         raise ConfigError(f"{folder} is no folder. Give the run directory of a training (--run-dir of the command).")
     if not (folder / METRICS).is_file() and not (folder / MANIFEST).is_file():
-        search = " It holds a search: disttrain tune has written its report.html." if _is_search(folder) else ""
         raise ConfigError(
-            f"{folder} is no run directory: it has neither {METRICS} nor {MANIFEST}.{search} Give the run directory of "
-            "a training (--run-dir of the command)."
+            f"{folder} is no run directory: it has neither {METRICS} nor {MANIFEST}. Give the run directory of a "
+            "training (--run-dir of the command), or the folder of a search (--output of disttrain tune)."
         )
     return Run(
         folder=folder,
@@ -95,10 +101,6 @@ def _load(folder: Path, name: str) -> Run:
         result=_json(folder / RESULT),
         status=_json(folder / STATUS),
     )
-
-
-def _is_search(folder: Path) -> bool:
-    return (folder / "trials.csv").is_file()
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -204,7 +204,8 @@ def parallel(axes: Sequence[tuple[str, str, str]], lines: Sequence[Line], height
 
 def bars(rows: Sequence[tuple[str, float, str]]) -> str:
     """Horizontal bars: name, length from 0 to 1, text at the end."""
-    height, left = 26 * len(rows) + 8, 150
+    height = 26 * len(rows) + 8
+    left = min(240, 20 + max((6 * len(name) for name, _, _ in rows), default=0))
     parts = []
     for number, (name, share, text) in enumerate(rows):
         y = 26 * number + 4
@@ -218,8 +219,8 @@ def bars(rows: Sequence[tuple[str, float, str]]) -> str:
 
 
 def color_between(share: float) -> str:
-    """From blue (0) over green to yellow (1): readable in grey too (five colours of matplotlib's viridis)."""
-    stops = [(68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (230, 200, 30)]
+    """From violet (0) over blue and green to yellow (1): all of them seen on a light and on a dark page."""
+    stops = [(128, 84, 190), (60, 115, 190), (33, 145, 140), (84, 175, 80), (205, 160, 10)]
     place = min(max(share, 0.0), 1.0) * (len(stops) - 1)
     low = min(int(place), len(stops) - 2)
     mixed = (a + (b - a) * (place - low) for a, b in zip(stops[low], stops[low + 1], strict=True))
@@ -243,6 +244,6 @@ def _joined(places: Sequence[tuple[float, float]]) -> str:
 def _svg(parts: Sequence[str], width: int = WIDTH, height: int = HEIGHT, name: str = "") -> str:
     label = f' aria-label="{escape(name)}"' if name else ""
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
-        f'role="img"{label}>{"".join(parts)}</svg>'
+        f'<svg viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img"{label}>'
+        f"{''.join(parts)}</svg>"
     )

@@ -8,6 +8,8 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from disttrain.telemetry.device_phases import DevicePhases
+
 WAITING, SAVING = "allreduce", "saving"
 PHASES = ("starting", "data", "forward", "backward", WAITING, "optimizer", "logging", "evaluating", SAVING)
 """What a rank can be doing. Within a step they come in this order, so that of two ranks in the same step the one in
@@ -30,6 +32,8 @@ class PhaseTimer:
         self.current = Phase(0, PHASES[0], time.monotonic())
         self._seconds: defaultdict[str, float] = defaultdict(float)
         self._taken: dict[str, float] = dict.fromkeys(PHASES, 0.0)
+        self.on_device: DevicePhases | None = None
+        """Is told of every phase too, where the device has a clock of its own."""
 
     def enter(self, phase: str, step: int | None = None) -> None:
         """A new phase begins, by default within the same step."""
@@ -37,6 +41,8 @@ class PhaseTimer:
         before = self.current
         self._seconds[before.phase] += now - before.since
         self.current = Phase(before.step if step is None else step, phase, now)
+        if self.on_device is not None:
+            self.on_device.enter(phase, self.current.step)
 
     @contextlib.contextmanager
     def during(self, phase: str) -> Iterator[None]:

@@ -14,6 +14,7 @@ from disttrain.log import log
 
 _LINE_EVERY_S = 10.0
 _STATUS_EVERY_S = 1.0
+_WARM_UP_STEPS, _GUESS_STEPS, _GUESS_S = 3, 10, 2.0  # the first steps of a run are slower than the others
 
 
 class Progress:
@@ -23,6 +24,8 @@ class Progress:
         self._status_file, self._total, self._first = status_file, total_steps, first_step
         self._began = self._last_line = time.monotonic()
         self._last_status = 0.0
+        self._warm: tuple[int, float] | None = None
+        self._has_guessed = False
         on_terminal = sys.stderr is not None and sys.stderr.isatty() and not quiet
         self._bar = (
             tqdm(total=total_steps, initial=first_step, unit="step", dynamic_ncols=True) if on_terminal else None
@@ -32,6 +35,8 @@ class Progress:
     def update(self, step: int, epoch: int, values: dict[str, Any] | None) -> None:
         """Called after every step; `values` are those of a metrics line, where one was due."""
         now = time.monotonic()
+        if not self._has_guessed:
+            self._guess(step, now)
         if self._bar is not None:
             self._bar.update(step - self._bar.n)
             if values:
@@ -43,6 +48,20 @@ class Progress:
             )
         if now - self._last_status > _STATUS_EVERY_S:
             self.status("training", step)
+
+    def _guess(self, step: int, now: float) -> None:
+        """Say once how long it may take, from the steps after the first few."""
+        if self._warm is None:
+            self._warm = (step, now) if step - self._first >= _WARM_UP_STEPS else None
+            return
+        steps, seconds = step - self._warm[0], now - self._warm[1]
+        if steps >= _GUESS_STEPS and seconds >= _GUESS_S:
+            self._has_guessed = True
+            left = self._total - step
+            log.info(
+                "expected time: about %s for the %s steps to go, at %.3g ms a step",
+                duration(left * seconds / steps), f"{left:,}", 1000 * seconds / steps,
+            )  # fmt: skip
 
     def _eta_s(self, step: int) -> float:
         done = step - self._first
@@ -64,6 +83,17 @@ class Progress:
         """Leave the bar as it is."""
         if self._bar is not None:
             self._bar.close()
+
+
+def duration(seconds: float) -> str:
+    """`40 s`, `12 min`, `3 h 20 min`, `2 days 4 h`."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 100:
+        return f"{minutes} min"
+    hours = round(seconds / 3600)
+    return f"{minutes // 60} h {minutes % 60} min" if hours < 48 else f"{hours // 24} days {hours % 24} h"
 
 
 def _render(values: dict[str, Any]) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import statistics
+from collections import Counter
 
 import torch
 
@@ -15,6 +17,7 @@ LINE_PHASES = (*SHOWN_PHASES, "logging")
 _OWN = [SHOWN_PHASES.index(phase) for phase in SHOWN_PHASES if phase != WAITING]
 _SLOW = 1.25  # times the median of the others' own work: less is noise on most machines
 _SHOWN_RANKS = 8
+_BIN = 0.01  # width of a bin of step times, as a logarithm: a percent
 
 
 def own_seconds(seconds: dict[str, float]) -> list[float]:
@@ -26,6 +29,40 @@ def own_seconds(seconds: dict[str, float]) -> list[float]:
 def step_milliseconds(before: dict[str, float], now: dict[str, float], steps: int) -> dict[str, float]:
     """Mean time of a step in each of its phases between two readings of `PhaseTimer.total_seconds`, in ms."""
     return {phase: round(1000 * (now[phase] - before[phase]) / max(1, steps), 4) for phase in LINE_PHASES}
+
+
+class StepDurations:
+    """How long single steps of this rank take: those since the last line, and all since the start."""
+
+    def __init__(self) -> None:
+        self._since: list[float] = []
+        self._bins: Counter[int] = Counter()
+
+    def add(self, seconds: float) -> None:
+        """One more step, by the host's clock."""
+        self._since.append(seconds)
+        self._bins[math.floor(math.log(max(seconds, 1e-9)) / _BIN)] += 1
+
+    def take(self) -> dict[str, float]:
+        """`p50`, `p95` and `max` of the steps since the last call, in ms; empty where there were none."""
+        ordered, self._since = sorted(self._since), []
+        if not ordered:
+            return {}
+        last = len(ordered) - 1
+        found = {"p50": ordered[last // 2], "p95": ordered[math.ceil(0.95 * last)], "max": ordered[last]}
+        return {name: round(1000 * seconds, 4) for name, seconds in found.items()}
+
+    def overall(self) -> dict[str, float]:
+        """`p50`, `p95` and `p99` of all steps, in ms, to a percent; empty where there were none."""
+        found: dict[str, float] = {}
+        for name, share in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99)):
+            left = share * self._bins.total()
+            for at in sorted(self._bins):
+                left -= self._bins[at]
+                if left <= 0:
+                    found[name] = round(1000 * math.exp((at + 0.5) * _BIN), 4)
+                    break
+        return found
 
 
 def find_slow_rank(table: torch.Tensor) -> tuple[int, float] | None:

@@ -24,6 +24,8 @@ from disttrain.training.digests import RecordedDigests, StepDigests, environment
 from disttrain.training.nonfinite import NonFinitePolicy
 from disttrain.training.prepare import Prepared, Request
 
+_MOST_NAMED_CLASSES = 10
+
 
 def total_steps_of(config: Config, prepared: Prepared) -> int:
     """Optimizer steps of the whole run."""
@@ -99,5 +101,16 @@ def describe(config: Config, prepared: Prepared, env: RankEnv, model: nn.Module,
     held_out = ", ".join(f"{len(splits[name]):,} {name}" for name in ("val", "test"))
     return (
         f"{prepared.spec.model or type(model).__name__} ({weights:,} weights) on {env.world_size} x {device.type}, "
-        f"{config.train.precision}, launched by {env.launcher}\n{plan.render()}; {held_out} samples held out"
+        f"{config.train.precision}, launched by {env.launcher}\n{_describe_data(config, prepared)}\n{plan.render()}; "
+        f"{held_out} samples held out; {total_steps_of(config, prepared):,} steps in all"
     )
+
+
+def _describe_data(config: Config, prepared: Prepared) -> str:
+    dataset, shape = prepared.dataset, prepared.spec.input_shape
+    names = dataset.class_names
+    place = f" at {config.data.path}" if config.data.path is not None else ""
+    classes = f"{len(names)} classes" + (f" ({', '.join(names)})" if len(names) <= _MOST_NAMED_CLASSES else "")
+    of_shape = f", each {' x '.join(map(str, shape))}" if shape else ""
+    count = sum(map(len, dataset.splits.values()))
+    return f"data: {config.data.name}{place}: {count:,} samples{of_shape}{', ' + classes if names else ''}"

@@ -17,6 +17,7 @@ from disttrain.comm.base import Comm
 from disttrain.comm.build import build_comm
 from disttrain.comm.control_plane import ControlPlane
 from disttrain.comm.device import check_own_gpu, pick_device
+from disttrain.comm.overlap import ExchangeTimes
 from disttrain.comm.rank_session import RankSession
 from disttrain.data.pipeline import EvalPipeline
 from disttrain.errors import DivergedError, Preempted
@@ -27,6 +28,7 @@ from disttrain.loop import Position, train
 from disttrain.models.model_dir import save_model_dir, weights_sha256
 from disttrain.optim.loss import build_loss
 from disttrain.run_dir import CHECKPOINTS, LOGS, MODEL, PROFILE, RESULT, claim_run_dir, load_result
+from disttrain.telemetry.device_phases import phases_on
 from disttrain.telemetry.trackers import RunInfo, open_trackers
 from disttrain.training.arithmetic import fixed_arithmetic
 from disttrain.training.assemble import backward_once, build_parts, describe, place_model, total_steps_of
@@ -131,6 +133,7 @@ class _Run:
             env.world_size,
             self.config.checkpoint,
         )
+        control_plane.phases.on_device = phases_on(comm.device)
         log.info("%s", describe(self.config, prepared, env, self.model, comm.device))
         if env.is_rank_zero:
             log.info("%s", render_places(read_places(control_plane.store, env.world_size)))
@@ -169,7 +172,8 @@ class _Run:
             except EvaluationInterrupted:
                 state = "stopped"
                 raise Preempted(self._stopped()) from None
-            result = self._result(test, wall_s, energy_j, first_step, restarts=max(0, len(starts) - 1))
+            steps_ms = hooks.training_log.durations.overall()
+            result = self._result(test, wall_s, energy_j, steps_ms, first_step, restarts=max(0, len(starts) - 1))
             state = "finished"
         except DivergedError:
             self.writer.wait()  # the checkpoint that is on its way is one to go on from
@@ -209,6 +213,7 @@ class _Run:
         training_log = TrainingLog(
             record, comm, self.parts.schedule, phases, config.train.log_every_steps, first_step, self.total_steps
         )
+        training_log.exchange = ExchangeTimes(self.parts.model, comm.device)
         validation = Validation(evaluate_val, config.train.eval_every_epochs, config.checkpoint.best, stop, record)
         checkpointing = Checkpointing(
             self.writer, self._take_shard, training_log, validation, stop, config.checkpoint, self.total_steps
@@ -218,8 +223,9 @@ class _Run:
         return RunHooks(training_log, validation, checkpointing, stop, self.weight_check, phases, profile)
 
     def _result(
-        self, test: Evaluation | None, wall_s: float, energy_j: float | None, first_step: int, restarts: int
-    ) -> dict[str, Any]:
+        self, test: Evaluation | None, wall_s: float, energy_j: float | None, steps_ms: dict[str, float],
+        first_step: int, restarts: int,
+    ) -> dict[str, Any]:  # fmt: skip
         plan, step = self.prepared.plan, self.position.step
         trained = plan.samples_before(step) - plan.samples_before(first_step)
         with self._final_weights():
@@ -231,6 +237,7 @@ class _Run:
                 "weights_sha256": weights_sha256(self.model.state_dict()),
                 "wall_s": round(wall_s, 3),
                 "samples_per_second": round(trained / wall_s, 1),
+                "step_ms": steps_ms,
                 "world_size": self.env.world_size,
                 "restarts": restarts,
             }

@@ -9,11 +9,19 @@ from collections.abc import Iterator
 from typing import Any
 
 from disttrain.comm.base import Comm, gather
+from disttrain.comm.overlap import ExchangeTimes
 from disttrain.log import log
 from disttrain.loop import Position
 from disttrain.optim.optimizer import Schedule
 from disttrain.telemetry.phases import PhaseTimer
-from disttrain.telemetry.step_time import find_slow_rank, own_seconds, render_step_times, step_milliseconds
+from disttrain.telemetry.step_time import (
+    LINE_PHASES,
+    StepDurations,
+    find_slow_rank,
+    own_seconds,
+    render_step_times,
+    step_milliseconds,
+)
 from disttrain.telemetry.tally import NOTHING, Sums, Tally, Totals
 from disttrain.training.run_record import RunRecord
 
@@ -33,7 +41,10 @@ class TrainingLog:
     ) -> None:
         self._record, self._comm, self._schedule, self._phases = record, comm, schedule, phases
         self._every_steps, self._total_steps = every_steps, total_steps
-        self._line_time = time.monotonic()
+        self._line_time = self._step_time = time.monotonic()
+        self.durations = StepDurations()
+        self.exchange: ExchangeTimes | None = None
+        """Where set, lines have its times too."""
         self._unlogged_before = NOTHING
         """What went into the next line before the checkpoint that the run goes on from: sums over all ranks."""
         self._table_step = self._line_step = first_step
@@ -41,7 +52,9 @@ class TrainingLog:
 
     def log_step(self, position: Position, tally: Tally) -> None:
         """A line every so many steps, at the end of an epoch and at the end."""
-        step = position.step
+        now, step = time.monotonic(), position.step
+        self.durations.add(now - self._step_time)
+        self._step_time = now
         due = step % self._every_steps == 0 or position.step_in_epoch == 0 or step == self._total_steps
         self._record.show(step, position.epoch, self._write_line(position, tally) if due else None)
 
@@ -61,10 +74,19 @@ class TrainingLog:
             "grad_norm": None if tally.grad_norm is None else tally.grad_norm.item(),
             "samples_per_second": trained / (now - self._line_time),
             "step_ms": step_milliseconds(self._line_seconds, seconds, position.step - self._line_step),
+            "step_percentiles_ms": self.durations.take(),
         }
+        values |= {name: value for name, value in self._measured().items() if value is not None}
         self._line_time, self._line_step, self._line_seconds = now, position.step, seconds
         self._record.write(**values)
         return values
+
+    def _measured(self) -> dict[str, dict[str, float] | None]:
+        """What is measured of some steps only."""
+        device = self._phases.on_device
+        found = device.take() if device is not None else None
+        parts = {phase: found.get(phase, 0.0) for phase in LINE_PHASES} if found is not None else None
+        return {"device_step_ms": parts, "exchange_ms": self.exchange.take() if self.exchange is not None else None}
 
     def _with_those_before(self, sums: list[int]) -> Sums:
         return tuple(new + before for new, before in zip(sums, self._unlogged_before, strict=True))
@@ -79,12 +101,14 @@ class TrainingLog:
 
     @contextlib.contextmanager
     def clock_stopped(self) -> Iterator[None]:
-        """Within it time does not count for `samples_per_second`."""
+        """Within it time does not count for `samples_per_second`, nor for the time of a step."""
         began = time.monotonic()
         try:
             yield
         finally:
-            self._line_time += time.monotonic() - began
+            stopped_s = time.monotonic() - began
+            self._line_time += stopped_s
+            self._step_time += stopped_s
 
     def show_step_times(self, position: Position) -> None:
         """At the end of an epoch: where the time of its steps went on each rank, and which rank is slow."""

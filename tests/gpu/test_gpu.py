@@ -199,3 +199,14 @@ def test_with_shards_two_gpus_give_the_bits_of_one(train: Train) -> None:
         patch.setenv("DISTTRAIN_TEST_GPUS", "0,1")
         both, _ = train(*SMALL, *fields, options=("--workers", "2"))
     assert both["weights_sha256"] == alone["weights_sha256"]
+
+
+def test_the_parts_of_a_step_are_measured_by_the_clock_of_the_gpu(train: Train) -> None:
+    result, run_dir = train(*SMALL, "train.log_every_steps=20")
+    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    parts = [line["device_step_ms"] for line in lines if "device_step_ms" in line]
+    assert parts
+    assert all(one["forward"] > 0 and one["backward"] > 0 and one["optimizer"] > 0 for one in parts)
+    longest = max(line["step_percentiles_ms"]["max"] for line in lines if line["split"] == "train")
+    assert min(sum(one.values()) for one in parts) <= longest
+    assert result["step_ms"]["p50"] <= result["step_ms"]["p99"]

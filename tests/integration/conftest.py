@@ -1,8 +1,11 @@
-"""What integration tests share: drawn chips and one trained model, made once a session."""
+"""What integration tests share: drawn chips and one trained model, made once a session, and a browser."""
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -54,3 +57,18 @@ def no_torch(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "torch").mkdir()
     (folder / "torch" / "__init__.py").write_text("raise ImportError('torch was imported')\n")
     return folder
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Debian's Chromium, driven by Playwright: `playwright.sync_api.Browser`. No longer than a file's tests: while it
+    runs, asyncio is in use in this thread."""
+    program = shutil.which("chromium")
+    if program is None:
+        pytest.skip("chromium is not installed (Debian: apt-get install chromium)")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as driver:
+        started = driver.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-dev-shm-usage"])
+        yield started
+        started.close()

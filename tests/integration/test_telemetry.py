@@ -65,6 +65,18 @@ def test_a_line_has_the_parts_of_a_step(run_dir: Path) -> None:
         assert all(value >= 0 for value in parts.values())
         assert parts["forward"] > 0
         assert parts["backward"] > 0
+        times = line["step_percentiles_ms"]
+        assert 0 < times["p50"] <= times["p95"] <= times["max"]
+    result = json.loads((run_dir / "result.json").read_text())
+    assert 0 < result["step_ms"]["p50"] <= result["step_ms"]["p95"] <= result["step_ms"]["p99"]
+
+
+def test_the_exchange_of_gradients_is_split_into_what_backward_hides_and_what_ranks_wait_for(run_dir: Path) -> None:
+    found = [line["exchange_ms"] for line in lines(run_dir, "train") if "exchange_ms" in line]
+    assert len(found) >= 2
+    for times in found:
+        assert 0 < times["total"] == pytest.approx(times["hidden"] + times["exposed"], abs=1e-3)
+        assert times["hidden"] >= 0
 
 
 def test_the_profiler_writes_a_trace_for_each_rank(run_dir: Path) -> None:
@@ -143,7 +155,8 @@ def test_the_report_shows_the_machines(run_dir: Path, tmp_path: Path) -> None:
     outcome = run([*DISTTRAIN, "report", str(run_dir), "--no-predictions", "--output", "r.html"], tmp_path)
     assert outcome.code == 0, outcome.err
     page = (tmp_path / "r.html").read_text()
-    for text in ("memory of the rank, MiB", "ms per step", "went on from step 12"):
+    shown = ("memory of the rank, MiB", "ms per step", "ms of a step", "ms exchanging", "went on from step 12")
+    for text in shown:
         assert text in page
 
 

@@ -65,5 +65,5 @@ def test_a_chart_outside_of_the_page_has_its_colours_within() -> None:
 
 
 def test_a_table_marks_the_rows_that_differ() -> None:
-    drawn = table(("", "a", "b"), [("lr", "1", "2"), ("seed", "0", "0")], [True, False])
+    drawn = table(("", "a", "b"), [("lr", "1", "2"), ("seed", "0", "0")], ["changed", ""])
     assert drawn.count('<tr class="changed">') == 1

@@ -92,12 +92,10 @@ def test_texts_of_a_run_are_escaped(run_dir: Path) -> None:
     assert "<script" not in render_page(load_runs([str(run_dir)]), {})
 
 
-@pytest.mark.parametrize("kind", ["missing", "empty", "search", "twice"])
+@pytest.mark.parametrize("kind", ["missing", "empty", "twice"])
 def test_a_folder_that_is_no_run_is_refused(kind: str, tmp_path: Path, run_dir: Path) -> None:
-    folders = {"missing": "nowhere", "empty": "", "search": "", "twice": "one"}
-    if kind == "search":
-        (tmp_path / "trials.csv").write_text("")
-    said = {"missing": "is no folder", "empty": "is no run directory", "search": "holds a search", "twice": "twice"}
+    folders = {"missing": "nowhere", "empty": "", "twice": "one"}
+    said = {"missing": "is no folder", "empty": "is no run directory", "twice": "twice"}
     given = [str(tmp_path / folders[kind])]
     with pytest.raises(ConfigError, match=said[kind]):
         load_runs([*given, str(run_dir)] if kind == "twice" else given)

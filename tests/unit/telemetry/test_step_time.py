@@ -8,7 +8,13 @@ import pytest
 import torch
 
 from disttrain.telemetry.phases import PHASES, PhaseTimer
-from disttrain.telemetry.step_time import SHOWN_PHASES, find_slow_rank, own_seconds, render_step_times
+from disttrain.telemetry.step_time import (
+    SHOWN_PHASES,
+    StepDurations,
+    find_slow_rank,
+    own_seconds,
+    render_step_times,
+)
 
 
 def table(*work: float) -> torch.Tensor:
@@ -58,3 +64,15 @@ def test_a_ledger_adds_up_the_time_of_each_phase() -> None:
     assert 0 < sum(seconds.values()) <= time.monotonic() - began + 1e-3
     assert len(own_seconds(seconds)) == len(SHOWN_PHASES)
     assert sum(phases.take_seconds().values()) < sum(seconds.values()) + 1e-3
+
+
+def test_percentiles_are_of_the_steps_since_the_last_line_and_of_all_steps() -> None:
+    durations = StepDurations()
+    assert (durations.take(), durations.overall()) == ({}, {})
+    for milliseconds in range(1, 102):
+        durations.add(milliseconds / 1000)
+    assert durations.take() == {"p50": 51.0, "p95": 96.0, "max": 101.0}
+    durations.add(0.5)
+    assert durations.take() == {"p50": 500.0, "p95": 500.0, "max": 500.0}
+    overall = durations.overall()
+    assert list(overall.values()) == pytest.approx([51.0, 97.0, 101.0], rel=0.02)

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import re
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
 
+from disttrain.commands.main import main
 from disttrain.config import build_config, load_config
+from disttrain.report.svg import Line, Range, chart
 from disttrain.tune.history import FAILED, FINISHED, STOPPED, History, history_of
 from disttrain.tune.importance import importances
+from disttrain.tune.journal import Event
 from disttrain.tune.outputs import render_csv
 from disttrain.tune.report import render_report
 from disttrain.tune.search_file import SearchFile, build_search
 from disttrain.tune.space import parse_space
-from disttrain.tune.svg import Line, Range, chart
 from disttrain.tune.table import render_end, render_table
 from disttrain.tune.trial_config import base_config, plain_dump, write_best
 
@@ -32,8 +35,14 @@ SETTINGS = build_search(
 
 def search_of(count: int, settings: SearchFile = SETTINGS) -> History:
     """A history in which the learning rate decides and the optimizer does not matter."""
+    return history_of(events_of(count, settings))
+
+
+def events_of(count: int, settings: SearchFile = SETTINGS) -> list[Event]:
+    """The journal of it."""
     base = plain_dump(base_config(CONFIG, settings))
-    events = [{"event": "start", "time": 0.0, "maximize": True, "base": base, "search": {}}]
+    search = settings.model_dump(mode="json")
+    events: list[Event] = [{"event": "start", "time": 0.0, "maximize": True, "base": base, "search": search}]
     for number in range(count):
         lr = 10 ** (-3 + 2 * number / max(1, count - 1))
         values = {"optim.lr": lr, "optim.name": ("adamw", "sgd")[number % 2]}
@@ -47,7 +56,7 @@ def search_of(count: int, settings: SearchFile = SETTINGS) -> History:
             )
         state = FINISHED if last == 9 else STOPPED
         events.append({"event": "end", "time": number * 10.0 + last, "trial": number, "state": state})
-    return history_of(events)
+    return events
 
 
 def fail_last(history: History) -> None:
@@ -123,3 +132,30 @@ def test_axes_have_round_numbers_within_their_range() -> None:
     assert ticks == [0.2, 0.4, 0.6, 0.8]
     assert Range.around([5.0]).low < 5 < Range.around([5.0]).high
     ET.fromstring(chart([Line([(0, 1), (2, 3)], "#000", title='a "<b>"')], "x", "y"))
+
+
+def test_the_report_command_shows_a_search_from_its_journal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "found"
+    folder.mkdir()
+    journal = "".join(json.dumps(one) + "\n" for one in events_of(12))
+    (folder / "journal.jsonl").write_text(journal + '{"event": "repo')  # it is being written
+    assert main(["report", str(folder), "--json", "--png", str(tmp_path / "png")]) == 0
+    found = json.loads(capsys.readouterr().out)
+    page = (folder / "report.html").read_text()
+    assert found["report"] == str(folder / "report.html")
+    assert (found["search"]["best"], found["search"]["ended"]) == (11, 12)
+    assert found["search"]["value"] == pytest.approx(0.8757, abs=1e-4)
+    assert list(found["search"]["importance"]) == ["optim.lr", "optim.name"]
+    assert "Search in found" in page
+    assert page.count("<svg") == 5
+    names = {"best_over_time", "best_over_epochs", "learning_curves", "settings", "what_mattered"}
+    assert {one.stem for one in (tmp_path / "png").iterdir()} == names
+
+
+@pytest.mark.parametrize(("journal", "more", "said"), [("", [], "no search yet"), ("{}\n", ["."], "report of its own")])
+def test_a_search_that_cannot_be_shown_is_refused(
+    journal: str, more: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "journal.jsonl").write_text(journal)
+    assert main(["report", str(tmp_path), *more]) == 2
+    assert said in capsys.readouterr().err
