@@ -59,8 +59,8 @@ class Progress:
             self._has_guessed = True
             left = self._total - step
             log.info(
-                "expected time: about %s for the %s steps to go, at %.3g ms a step",
-                duration(left * seconds / steps), f"{left:,}", 1000 * seconds / steps,
+                "expected time: about %s for the %s steps to go, at %s ms a step",
+                duration(left * seconds / steps), f"{left:,}", _milliseconds(seconds / steps),
             )  # fmt: skip
 
     def _eta_s(self, step: int) -> float:
@@ -94,6 +94,10 @@ def duration(seconds: float) -> str:
         return f"{minutes} min"
     hours = round(seconds / 3600)
     return f"{minutes // 60} h {minutes % 60} min" if hours < 48 else f"{hours // 24} days {hours % 24} h"
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{1000 * seconds:.2f}" if seconds < 0.01 else f"{1000 * seconds:,.0f}"
 
 
 def _render(values: dict[str, Any]) -> str:

@@ -44,7 +44,7 @@ def sha256(run_dir: Path) -> str:
 def metrics(run_dir: Path) -> list[dict[str, Any]]:
     """The lines of `metrics.jsonl`, without what has to do with time."""
     lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-    timed = {"time", "samples_per_second", "step_ms"}
+    timed = {"time", "samples_per_second"} | {key for one in lines for key in one if key.endswith("_ms")}
     return [{key: one[key] for key in one.keys() - timed} for one in lines if one["split"] != "telemetry"]
 
 

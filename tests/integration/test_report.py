@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 from .commands import DISTTRAIN, run
+from .long_run import write_long_run
 
 PHONE_WIDTH = 360
 
@@ -71,26 +71,7 @@ def test_a_long_run_with_restarts_beside_another_is_readable_on_any_screen(
         charts = page.locator("svg").all()
         assert len(charts) >= 5
         assert {chart.locator("line.mark").count() for chart in charts} == {4}
+        assert page.locator("ul.events li", has_text="went on from step").count() == 4
         assert page.locator("tr.changed").count() > 0
         context.close()
     assert wrong == []
-
-
-def write_long_run(folder: Path, steps: int, restarts: int) -> Path:
-    """The files of a run with a line for every step, which went on `restarts` times."""
-    (folder / "logs").mkdir(parents=True)
-    start = {"world_size": 8, "launcher": "slurm", "host": "n0", "device": "cuda: H100", "versions": {"torch": "2.9.0"}}
-    first_steps = [steps * number // (restarts + 1) for number in range(restarts + 1)]
-    starts = [{**start, "time": 1.7e9 + step, "first_step": step} for step in first_steps]
-    (folder / "manifest.json").write_text(json.dumps({**starts[-1], "starts": starts}))
-    with (folder / "metrics.jsonl").open("w") as file:
-        for step in range(1, steps + 1):
-            loss = 2 / math.sqrt(step) + 0.05 * math.sin(step * 12.9898)
-            line = {"time": 1.7e9 + step, "step": step, "epoch": step // 500, "split": "train", "loss": loss}
-            line |= {"accuracy": 1 - loss / 3, "lr": 1e-3, "grad_norm": loss, "samples_per_second": 5e4 + 1e3 * loss}
-            file.write(json.dumps(line) + "\n")
-    (folder / "config.yaml").write_text("optim: {lr: 0.001}\n")
-    (folder / "status.json").write_text(
-        json.dumps({"state": "finished", "step": steps, "total_steps": steps, "updated": 1.7e9 + steps})
-    )
-    return folder

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from disttrain.log import log
 
 _MOST_WAITING = 10_000  # lines; of a tracker that hangs, what comes later is lost to it
-_CLOSE_S = 10.0
-_LEAVE_S = 1.0  # where the run has not finished: its ranks have to leave in time
+_POLL_S = 0.2
+_CLOSE_S = 20.0
+_LEAVE_S = 2.0  # where the run has not finished: its ranks have to leave in time
 
 
 class RunInfo(NamedTuple):
@@ -38,59 +40,88 @@ class Tracker(Protocol):
 
 
 class Trackers:
-    """Hands lines of `metrics.jsonl` to all trackers, in a thread of its own."""
+    """Hands lines of `metrics.jsonl` to all trackers, to each in a thread of its own: none waits for another."""
 
-    def __init__(self, trackers: Sequence[Tracker]) -> None:
-        self._live = list(trackers)
-        self._lines: queue.Queue[dict[str, Any] | None] = queue.Queue(_MOST_WAITING)
-        self._thread = threading.Thread(target=self._run, name="trackers", daemon=True)
-        self._has_overflowed = False
-        if self._live:
-            self._thread.start()
+    def __init__(self, makers: Mapping[str, Callable[[], Tracker]]) -> None:
+        """`makers`: by name what opens each tracker. It is called in the tracker's thread: a server that does not
+        answer delays its own figures alone."""
+        self._tellers = [_Teller(name, make) for name, make in makers.items()]
 
     def log(self, line: Mapping[str, Any]) -> None:
         """A line of `metrics.jsonl`. Returns at once."""
-        if not self._live:
-            return
-        try:
-            self._lines.put_nowait(dict(line))
-        except queue.Full:
-            if not self._has_overflowed:
-                log.warning("a tracker does not keep up: it is not told of all lines. metrics.jsonl has them.")
-            self._has_overflowed = True
-
-    def _run(self) -> None:
-        while (line := self._lines.get()) is not None:
-            for tracker in list(self._live):
-                self._attempt(tracker, lambda tracker=tracker, line=line: tracker.log(*figures(line)))
-
-    def _attempt(self, tracker: Tracker, work: Any) -> None:
-        try:
-            work()
-        except Exception as error:
-            self._live.remove(tracker)
-            log.warning("%s is told no more: %s: %s", tracker.name, type(error).__name__, _first_line(error))
+        for teller in self._tellers:
+            teller.put(dict(line))
 
     def close(self, state: str, result: Mapping[str, Any]) -> None:
         """Tell what is left. At most twenty seconds are waited for it, two where the run has not finished."""
-        wait_s = _CLOSE_S if state == "finished" else _LEAVE_S
+        for teller in self._tellers:
+            teller.end(state, flattened(result))
+        deadline = time.monotonic() + (_CLOSE_S if state == "finished" else _LEAVE_S)
+        for teller in self._tellers:
+            teller.join(deadline)
+
+
+class _Teller:
+    """One tracker and the thread that talks to it."""
+
+    def __init__(self, name: str, make: Callable[[], Tracker]) -> None:
+        self._name, self._make = name, make
+        self._lines: queue.Queue[dict[str, Any]] = queue.Queue(_MOST_WAITING)
+        self._end: tuple[str, Mapping[str, float]] = "failed", {}
+        self._is_ending = threading.Event()
+        self._has_overflowed = False
+        self._thread = threading.Thread(target=self._run, name=f"tracker {name}", daemon=True)
+        self._thread.start()
+
+    def put(self, line: dict[str, Any]) -> None:
+        """A line, if the tracker still listens."""
         if not self._thread.is_alive():
             return
         try:
-            self._lines.put(None, timeout=wait_s)
+            self._lines.put_nowait(line)
         except queue.Full:
-            return
-        self._thread.join(wait_s)
-        if self._thread.is_alive():
-            log.warning("%s: a tracker hangs and is left behind.", ", ".join(one.name for one in self._live))
-            return
-        ended = threading.Thread(target=self._end, args=(state, flattened(result)), name="trackers", daemon=True)
-        ended.start()
-        ended.join(wait_s)
+            if not self._has_overflowed:
+                log.warning("%s does not keep up: it is not told of all lines. metrics.jsonl has them.", self._name)
+            self._has_overflowed = True
 
-    def _end(self, state: str, result: Mapping[str, float]) -> None:
-        for tracker in list(self._live):
-            self._attempt(tracker, lambda tracker=tracker: tracker.close(state, result))
+    def end(self, state: str, result: Mapping[str, float]) -> None:
+        """No line comes any more."""
+        self._end = state, result
+        self._is_ending.set()
+
+    def join(self, deadline: float) -> None:
+        """Wait until all is told, or until `time.monotonic()` is so late."""
+        self._thread.join(max(0.0, deadline - time.monotonic()))
+        if self._thread.is_alive():
+            log.warning(
+                "%s hangs and is left behind: it may lack the last figures. metrics.jsonl has them.", self._name
+            )
+
+    def _run(self) -> None:
+        try:
+            tracker = self._make()
+        except ImportError as error:
+            log.warning("%s is not told: %s. pip install 'disttrain[%s]'", self._name, error, self._name)
+            return
+        except Exception as error:
+            log.warning("%s is not told: %s: %s", self._name, type(error).__name__, _first_line(error))
+            return
+        try:
+            while (line := self._next()) is not None:
+                tracker.log(*figures(line))
+            tracker.close(*self._end)
+        except Exception as error:
+            log.warning("%s is told no more: %s: %s", self._name, type(error).__name__, _first_line(error))
+
+    def _next(self) -> dict[str, Any] | None:
+        """The next line; None once there is none, and none comes."""
+        while True:
+            is_ending = self._is_ending.is_set()  # before the look: what was put before the end is told
+            try:
+                return self._lines.get(timeout=0.0 if is_ending else _POLL_S)
+            except queue.Empty:
+                if is_ending:
+                    return None
 
 
 def figures(line: Mapping[str, Any]) -> tuple[int, float, dict[str, float]]:

@@ -39,7 +39,7 @@ def line(step: int) -> dict[str, object]:
 def test_a_tracker_that_fails_is_told_no_more_which_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
     logging.getLogger("disttrain").propagate = True
     good, bad = Heard("good"), Heard("bad", fails_at=2)
-    trackers = Trackers([bad, good])
+    trackers = Trackers({"bad": lambda: bad, "good": lambda: good})
     for step in range(1, 6):
         trackers.log(line(step))
     trackers.close("finished", {})
@@ -49,20 +49,35 @@ def test_a_tracker_that_fails_is_told_no_more_which_is_said_once(caplog: pytest.
     assert [one.message for one in caplog.records] == ["bad is told no more: OSError: disk full"]
 
 
-def test_a_tracker_that_hangs_holds_nothing_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("disttrain.telemetry.trackers.base._CLOSE_S", 0.05)
+@pytest.mark.parametrize("hangs_at", ["opening", "telling"])
+def test_a_tracker_that_hangs_holds_up_neither_the_training_nor_another_tracker(
+    hangs_at: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    logging.getLogger("disttrain").propagate = True
     monkeypatch.setattr("disttrain.telemetry.trackers.base._MOST_WAITING", 3)
-    free = threading.Event()
+    free, good = threading.Event(), Heard("good")
 
     class Hanging(Heard):
         def log(self, step: int, time: float, values: Mapping[str, float]) -> None:
             free.wait()
 
-    trackers = Trackers([Hanging("hanging")])
+    def make() -> Hanging:
+        if hangs_at == "opening":
+            free.wait()
+        return Hanging("hanging")
+
+    trackers = Trackers({"hanging": make, "good": lambda: good})
     for step in range(100):
         trackers.log(line(step))
+        while len(good.steps) <= step:  # the other one keeps up
+            threading.Event().wait(0.001)
+    monkeypatch.setattr("disttrain.telemetry.trackers.base._CLOSE_S", 0.05)
     trackers.close("finished", {})
     free.set()
+    assert good.steps == list(range(100))
+    said = [one.message for one in caplog.records]
+    assert [one for one in said if one.startswith("hanging does not keep up")] == said[:1]
+    assert "hanging hangs and is left behind" in said[1]
 
 
 def test_names_have_split_and_rank_and_texts_are_left_out() -> None:
