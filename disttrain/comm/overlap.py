@@ -21,7 +21,7 @@ class ExchangeTimes:
     def __init__(self, model: nn.Module, device: torch.device) -> None:
         """`model` as `Comm.wrap` gave it: without DDP around it, nothing is known."""
         self._model = model if isinstance(model, DistributedDataParallel) else None
-        self._last_end = 0
+        self._last = -1
         if self._model is not None and device.type == "cpu":
             self._model._set_ddp_runtime_logging_sample_rate(_EVERY_STEPS)
 
@@ -33,10 +33,10 @@ class ExchangeTimes:
             return None
         found = self._model._get_ddp_logging_data()
         total, hidden = found.get("backward_comm_time"), found.get("backward_compute_comm_overlap_time")
-        end = found.get("backward_comm_time_end", 0)
-        if total is None or hidden is None or end == self._last_end:
+        timed = int(found.get("iteration", -1))
+        if total is None or hidden is None or timed == self._last:
             return None
-        self._last_end = end
+        self._last = timed
         hidden = min(max(0, hidden), total)
         times = {"total": total, "hidden": hidden, "exposed": total - hidden}
         return {name: round(value / _NS_PER_MS, 4) for name, value in times.items()}

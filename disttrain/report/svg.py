@@ -205,7 +205,7 @@ def parallel(axes: Sequence[tuple[str, str, str]], lines: Sequence[Line], height
 def bars(rows: Sequence[tuple[str, float, str]]) -> str:
     """Horizontal bars: name, length from 0 to 1, text at the end."""
     height = 26 * len(rows) + 8
-    left = min(240, 20 + max((6 * len(name) for name, _, _ in rows), default=0))
+    left = min(240, 20 + max((8 * len(name) for name, _, _ in rows), default=0))
     parts = []
     for number, (name, share, text) in enumerate(rows):
         y = 26 * number + 4

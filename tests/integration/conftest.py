@@ -14,6 +14,8 @@ from disttrain.data.tools import make_synthetic
 from .bad_files import CONFIG, Place, link_all
 from .commands import run, train_command
 
+_BROWSER_LIMIT_MS = 120_000
+
 
 @pytest.fixture(scope="session")
 def many_chips(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -69,6 +71,7 @@ def browser() -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as driver:
-        started = driver.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-dev-shm-usage"])
+        options = ["--no-sandbox", "--disable-dev-shm-usage"]
+        started = driver.chromium.launch(executable_path=program, args=options, timeout=_BROWSER_LIMIT_MS)
         yield started
         started.close()

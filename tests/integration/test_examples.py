@@ -27,6 +27,7 @@ def test_every_example_is_in_the_list() -> None:
         assert path.name in listed or path.name in ("README.md", "__pycache__")
 
 
+@pytest.mark.long
 def test_the_notebook_trains_and_shows_curves_mistakes_and_predictions(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -46,7 +47,7 @@ def test_the_notebook_trains_and_shows_curves_mistakes_and_predictions(
     train, *cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert len([line for line in train.source.splitlines() if line.strip()]) <= 9
     assert not any(cell.outputs for cell in (train, *cells))
-    client = NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(folder)}})
+    client = NotebookClient(notebook, timeout=600, startup_timeout=240, resources={"metadata": {"path": str(folder)}})
     client.create_kernel_manager()
     assert client.km is not None
     client.km.kernel_spec.argv[0] = sys.executable

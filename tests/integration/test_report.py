@@ -61,6 +61,7 @@ def test_a_long_run_with_restarts_beside_another_is_readable_on_any_screen(
     for scheme, width in (("light", 1280), ("dark", PHONE_WIDTH)):
         context = browser.new_context(viewport={"width": width, "height": 740}, color_scheme=scheme)
         page = context.new_page()
+        page.set_default_timeout(120_000)
         page.on("console", lambda said: wrong.append(said.text))
         page.on("pageerror", lambda error: wrong.append(str(error)))
         page.on("request", lambda one: None if one.url.startswith(("file:", "data:")) else wrong.append(one.url))

@@ -40,6 +40,8 @@ def test_an_override_may_hold_a_negative_number_or_a_list() -> None:
         ["train", "x.yaml", "--epochs", "3"],
         ["train", "x.yaml", "--quite"],
         ["train", "x.yaml", "--max-restarts", "-1"],
+        ["doctor", "--wait", "-1"],
+        ["doctor", "--wait", "nan"],
         ["evaluate", "m", "--max-restarts", "1"],
         ["evaluate", "m", "more"],
         ["evaluate", "m", "--split", "everything"],
