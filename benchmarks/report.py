@@ -56,7 +56,10 @@ def measure(arguments: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     if command(["report", str(run), "--output", str(page), "--quiet"]):
         raise SystemExit("the report cannot be made")
     made_s, made_cpu_s = time.perf_counter() - began, time.process_time() - cpu
-    measured = {"metrics_bytes": (run / "metrics.jsonl").stat().st_size, "page_bytes": page.stat().st_size}
+    measured: dict[str, Any] = {
+        "metrics_bytes": (run / "metrics.jsonl").stat().st_size,
+        "page_bytes": page.stat().st_size,
+    }
     measured |= {"made_s": made_s, "made_cpu_s": made_cpu_s}
     return measured | {f"{name}_s": openings(page, width, arguments.openings) for name, width in _WIDTHS.items()}
 
