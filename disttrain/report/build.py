@@ -64,7 +64,9 @@ def summary(run: Run) -> dict[str, str]:
     if speed := result.get("samples_per_second"):
         figures["samples/s"] = f"{speed:,.0f}"
     if (steps := result.get("step_ms")) and "p50" in steps:
-        figures["ms per step (median, 95th percentile)"] = f"{steps['p50']:.3g}, {steps['p95']:.3g}"
+        figures["ms per step (median, 95th percentile)"] = ", ".join(
+            f"{steps[one]:,.0f}" if steps[one] >= 100 else f"{steps[one]:.3g}" for one in ("p50", "p95")
+        )
     if (share := hidden_share(run)) is not None:
         figures["of the gradient exchange hidden by backward"] = f"{share:.0%}"
     if (energy := result.get("energy_j_per_1000_samples")) is not None:

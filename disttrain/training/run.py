@@ -186,6 +186,7 @@ class _Run:
             record.close(state, position.step, result)
             self.writer.close()
         self.comm.barrier()
+        record.join()
         return result
 
     def _open_record(self, first_step: int) -> tuple[MachineWatch, RunRecord]:

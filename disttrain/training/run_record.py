@@ -65,3 +65,8 @@ class RunRecord:
             self._trackers.close(state, result)
         if self._metrics is not None:
             self._metrics.close()
+
+    def join(self) -> None:
+        """Wait until the trackers know all of a run that has finished, once no other rank waits for this one."""
+        if self._trackers is not None:
+            self._trackers.join()

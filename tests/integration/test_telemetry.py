@@ -36,6 +36,7 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         assert outcome.code == 0, outcome.err
         assert "is told no more" not in outcome.err
         assert "is not told" not in outcome.err
+        assert "is left behind" not in outcome.err
     return folder / "run"
 
 

@@ -13,7 +13,7 @@ from disttrain.log import log
 
 _MOST_WAITING = 10_000  # lines; of a tracker that hangs, what comes later is lost to it
 _POLL_S = 0.2
-_CLOSE_S = 20.0
+_FINISH_S = 60.0
 _LEAVE_S = 2.0  # where the run has not finished: its ranks have to leave in time
 
 
@@ -53,10 +53,19 @@ class Trackers:
             teller.put(dict(line))
 
     def close(self, state: str, result: Mapping[str, Any]) -> None:
-        """Tell what is left. At most twenty seconds are waited for it, two where the run has not finished."""
+        """No line comes any more. Of a run that has finished, `join` waits for what is left; of another one at most two
+        seconds are waited here, since its ranks have to leave in time."""
         for teller in self._tellers:
             teller.end(state, flattened(result))
-        deadline = time.monotonic() + (_CLOSE_S if state == "finished" else _LEAVE_S)
+        if state != "finished":
+            self._wait(_LEAVE_S)
+
+    def join(self) -> None:
+        """Wait, at most a minute, until all is told. To be called where no other rank waits for this one."""
+        self._wait(_FINISH_S)
+
+    def _wait(self, limit_s: float) -> None:
+        deadline = time.monotonic() + limit_s
         for teller in self._tellers:
             teller.join(deadline)
 

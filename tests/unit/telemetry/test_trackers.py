@@ -43,6 +43,7 @@ def test_a_tracker_that_fails_is_told_no_more_which_is_said_once(caplog: pytest.
     for step in range(1, 6):
         trackers.log(line(step))
     trackers.close("finished", {})
+    trackers.join()
     assert good.steps == [1, 2, 3, 4, 5]
     assert bad.steps == [1]
     assert (good.state, bad.state) == ("finished", "")
@@ -71,8 +72,9 @@ def test_a_tracker_that_hangs_holds_up_neither_the_training_nor_another_tracker(
         trackers.log(line(step))
         while len(good.steps) <= step:  # the other one keeps up
             threading.Event().wait(0.001)
-    monkeypatch.setattr("disttrain.telemetry.trackers.base._CLOSE_S", 0.05)
+    monkeypatch.setattr("disttrain.telemetry.trackers.base._FINISH_S", 0.05)
     trackers.close("finished", {})
+    trackers.join()
     free.set()
     assert good.steps == list(range(100))
     said = [one.message for one in caplog.records]
@@ -95,7 +97,9 @@ def test_a_port_that_is_in_use_is_said_and_stops_nothing(tmp_path: Path, caplog:
         taken.bind(("0.0.0.0", 0))
         taken.listen()
         config = TelemetryConfig(prometheus_port=taken.getsockname()[1])
-        open_trackers(config, RunInfo(tmp_path, "run", "project", {})).close("finished", {})
+        trackers = open_trackers(config, RunInfo(tmp_path, "run", "project", {}))
+        trackers.close("finished", {})
+        trackers.join()
     assert [one.message.partition(":")[0] for one in caplog.records] == ["prometheus is not told"]
 
 
