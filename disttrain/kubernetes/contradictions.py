@@ -16,6 +16,7 @@ from disttrain.kubernetes.trainings import (
     container_of,
     environ_of,
     gpus_of,
+    option,
     trainings,
     volume_of,
 )
@@ -51,28 +52,28 @@ def _grace(one: Training, config: Config | None, found: Manifests) -> Iterator[s
 
 
 def _run_dir(one: Training, config: Config | None, found: Manifests) -> Iterator[str]:
-    path = one.run_dir
+    path, name = one.run_dir, one.folder_option
     if path is None:
-        yield "the command has no --run-dir: a pod that comes back would not find its run. Give one on a volume."
+        yield f"the command has no {name}: a pod that comes back would not find its run. Give one on a volume."
         return
     for pod in {id(pod): pod for pod in (*one.pods, one.starter)}.values():
         volume = volume_of(pod, path)
         if volume is None:
-            yield f"--run-dir {path} lies in the image of {pod.where}: it is gone with the pod. Mount a volume there."
+            yield f"{name} {path} lies in the image of {pod.where}: it is gone with the pod. Mount a volume there."
         elif not any(kind in volume for kind in _SHARED):
             kind = ", ".join(key for key in volume if key != "name")
-            yield f"--run-dir {path} lies on {volume['name']}, an {kind} of each pod. Take a persistentVolumeClaim."
+            yield f"{name} {path} lies on {volume['name']}, an {kind} of each pod. Take a persistentVolumeClaim."
         else:
             claim = found.named("PersistentVolumeClaim", at(volume, "persistentVolumeClaim", "claimName"))
             modes = at(claim, "spec", "accessModes") or ["ReadWriteMany"]
             if one.nodes > 1 and "ReadWriteMany" not in modes:
                 yield (
-                    f"--run-dir {path} lies on the claim {at(claim, 'metadata', 'name')} with accessModes {modes}, and "
+                    f"{name} {path} lies on the claim {at(claim, 'metadata', 'name')} with accessModes {modes}, and "
                     f"the job has {one.nodes} pods: on several nodes they need ReadWriteMany."
                 )
         mounts = [m for m in container_of(pod).get("volumeMounts") or [] if volume and m.get("name") == volume["name"]]
         if any(mount.get("readOnly") for mount in mounts):
-            yield f"--run-dir {path} lies on a volume that {pod.where} mounts readOnly. Take readOnly out."
+            yield f"{name} {path} lies on a volume that {pod.where} mounts readOnly. Take readOnly out."
 
 
 def _ranks(one: Training, config: Config | None, found: Manifests) -> Iterator[str]:
@@ -129,6 +130,11 @@ def _restarts(one: Training, config: Config | None, found: Manifests) -> Iterato
             )
     if kind == "StatefulSet" and (container_of(one.starter).get("command") or [""])[0].endswith("disttrain"):
         yield "a StatefulSet starts its containers again whatever they end with. Use run.sh of k8s/base/statefulset."
+    if kind == "RayJob" and "--resume" not in one.words and spec.get("backoffLimit"):
+        yield (
+            f"backoffLimit={spec['backoffLimit']}, and disttrain tune without --resume refuses a folder that holds a "
+            "search: no retry could go on. Add --resume."
+        )
     if "never" in one.words and "DISTTRAIN_JOB_ID" not in environ_of(one.starter):
         yield "--resume never without DISTTRAIN_JOB_ID: each pod that comes back would begin anew. Set it to a name."
 
@@ -152,6 +158,15 @@ def _nodes(one: Training, config: Config | None, found: Manifests) -> Iterator[s
         yield f"the pods are below {domain}, and PET_MASTER_ADDR is below {service}. Make the two equal."
 
 
+def _ray_nodes(one: Training, config: Config | None, found: Manifests) -> Iterator[str]:
+    if one.manifest["kind"] != "RayJob":
+        return
+    if option(one.words, "--ray-address") is None:
+        yield "the command has no --ray-address: it would search on the head alone. Add --ray-address auto."
+    elif (told := option(one.words, "--ray-nodes")) != str(one.nodes):
+        yield f"--ray-nodes {told}, and the cluster has {one.nodes} pods, its head included. Make the two equal."
+
+
 def _shared_memory(one: Training, config: Config | None, found: Manifests) -> Iterator[str]:
     for pod in one.pods:
         volume = volume_of(pod, "/dev/shm")
@@ -172,7 +187,7 @@ def _data(one: Training, config: Config | None, found: Manifests) -> Iterator[st
                 )
 
 
-_CHECKS = (_grace, _run_dir, _ranks, _gpus, _restarts, _nodes, _shared_memory, _data)
+_CHECKS = (_grace, _run_dir, _ranks, _gpus, _restarts, _nodes, _ray_nodes, _shared_memory, _data)
 
 
 def _memory(pod: Pod) -> Iterator[Finding]:

@@ -20,6 +20,8 @@ _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _KUSTOMIZATIONS = ("kustomization.yaml", "kustomization.yml", "Kustomization")
 
 RUNTIMES = ("TrainingRuntime", "ClusterTrainingRuntime")
+SUBMITTER = "submitter"
+"""The role of the pod that hands a RayJob's command to its cluster: no part of the search."""
 TRAINING_KINDS = ("PyTorchJob", "TrainJob", "MPIJob", "Job", "StatefulSet")
 
 
@@ -108,12 +110,24 @@ def pods_of(manifest: Manifest) -> Iterator[Pod]:
         for one in at(spec, "template", "spec", "replicatedJobs") or []:
             nodes = at(spec, "mlPolicy", "numNodes")
             yield Pod(manifest, "", _count(nodes), at(one, "template", "spec", "template") or {})
+    if kind == "RayJob":
+        yield from _pods_of_ray(manifest)
     if kind in ("Deployment", "StatefulSet", "Job", "DaemonSet"):
         yield Pod(manifest, "", _count(at(spec, "completions" if kind == "Job" else "replicas")), at(spec, "template"))
     if kind == "CronJob":
         yield Pod(manifest, "", 1, at(spec, "jobTemplate", "spec", "template") or {})
     if kind == "Pod":
         yield Pod(manifest, "", 1, manifest)
+
+
+def _pods_of_ray(job: Manifest) -> Iterator[Pod]:
+    cluster = at(job, "spec", "rayClusterSpec")
+    yield Pod(job, "head", 1, at(cluster, "headGroupSpec", "template") or {})
+    for group in at(cluster, "workerGroupSpecs") or []:
+        count = _count(at(group, "replicas")) * _count(at(group, "numOfHosts"))
+        yield Pod(job, f"group {at(group, 'groupName')}", count, at(group, "template") or {})
+    if submitter := at(job, "spec", "submitterPodTemplate"):
+        yield Pod(job, SUBMITTER, 1, submitter)
 
 
 def _count(value: Any) -> int:

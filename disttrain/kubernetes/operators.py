@@ -12,6 +12,9 @@ _LABEL = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 _PROCESSES = re.compile(r"auto|gpu|cpu|[1-9][0-9]*")
 _BACKENDS = ("c10d", "etcd", "etcd-v2")
 _LONGEST = 63
+_LONGEST_RAYJOB = 47
+_SUBMISSION = ("K8sJobMode", "HTTPMode", "SidecarMode", "InteractiveMode")
+_TOKEN_SINCE = (2, 52)  # Ray's version
 
 
 def findings(found: Manifests) -> list[Finding]:
@@ -19,6 +22,7 @@ def findings(found: Manifests) -> list[Finding]:
     made = [one for job in found.of("PyTorchJob") for one in _pytorchjob(job)]
     made += [one for job in found.of("MPIJob") for one in _mpijob(job)]
     made += [one for job in found.of("TrainJob") for one in _trainjob(job, found)]
+    made += [one for job in found.of("RayJob") for one in _rayjob(job)]
     made += [one for job in found.of("PyTorchJob", "MPIJob", "TrainJob", "Job", "StatefulSet") for one in _name(job)]
     return made
 
@@ -131,6 +135,42 @@ def _trainjob(job: Manifest, found: Manifests) -> Iterator[Finding]:
         yield Finding(where, f"spec.trainer.env has {', '.join(taken)}: the operator sets PET_*. Take them out.")
     for pod in pods_of(runtime) if runtime is not None else ():
         yield from _has_container(pod, "node")
+
+
+def _rayjob(job: Manifest) -> Iterator[Finding]:
+    where, spec, name = name_of(job), at(job, "spec") or {}, str(at(job, "metadata", "name"))
+    if len(name) > _LONGEST_RAYJOB or not _LABEL.fullmatch(name):
+        yield Finding(
+            where,
+            f"{name!r} must begin with a letter, hold a-z, 0-9 and - only, and have {_LONGEST_RAYJOB} characters at "
+            "most, since the names of its cluster and pods begin so.",
+        )
+    mode = spec.get("submissionMode") or "K8sJobMode"
+    if mode not in _SUBMISSION:
+        yield Finding(where, f"submissionMode={mode!r}: one of {', '.join(_SUBMISSION)}.")
+    if mode == "SidecarMode" and ("submitterPodTemplate" in spec or "submitterConfig" in spec):
+        yield Finding(where, "SidecarMode with submitterPodTemplate or submitterConfig: it has no such pod. Leave out.")
+    if mode == "InteractiveMode" and spec.get("backoffLimit"):
+        yield Finding(where, f"backoffLimit={spec['backoffLimit']} with InteractiveMode: nothing could be retried.")
+    if spec.get("ttlSecondsAfterFinished") and not spec.get("shutdownAfterJobFinishes"):
+        yield Finding(where, "ttlSecondsAfterFinished without shutdownAfterJobFinishes: set that to true.")
+    if at(spec, "rayClusterSpec") is None and not spec.get("clusterSelector"):
+        yield Finding(where, "neither rayClusterSpec nor clusterSelector is set: it would have no cluster. Set one.")
+    version = str(at(spec, "rayClusterSpec", "rayVersion") or "")
+    if at(spec, "rayClusterSpec", "authOptions", "mode") == "token" and _numbers(version) < _TOKEN_SINCE:
+        yield Finding(
+            where,
+            f"authOptions.mode=token with rayVersion={version!r}: tokens need 2.52.0 or newer. Set rayVersion to the "
+            "image's.",
+        )
+    for group in at(spec, "rayClusterSpec", "workerGroupSpecs") or []:
+        low, have, high = (at(group, one) for one in ("minReplicas", "replicas", "maxReplicas"))
+        if isinstance(low, int) and isinstance(high, int) and not low <= (low if have is None else have) <= high:
+            yield Finding(where, f"minReplicas={low}, replicas={have}, maxReplicas={high}: they must be in this order.")
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(one) for one in re.findall(r"[0-9]+", version)[:2])
 
 
 def _has_container(pod: Pod, name: str) -> Iterator[Finding]:

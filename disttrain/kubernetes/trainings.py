@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import posixpath
 import re
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,17 @@ from disttrain.config import Config
 from disttrain.config.load import build_config
 from disttrain.config.text import parse_yaml
 from disttrain.errors import ConfigError
-from disttrain.kubernetes.manifests import RUNTIMES, TRAINING_KINDS, Manifest, Manifests, Pod, at, name_of, pods_of
+from disttrain.kubernetes.manifests import (
+    RUNTIMES,
+    SUBMITTER,
+    TRAINING_KINDS,
+    Manifest,
+    Manifests,
+    Pod,
+    at,
+    name_of,
+    pods_of,
+)
 
 GPU = "nvidia.com/gpu"
 # As a manifest sets them where no operator does; `launch.env` reads them in the pod.
@@ -23,7 +34,7 @@ _CONTAINERS = ("pytorch", "node", "mpi", "train")
 
 @dataclass(frozen=True)
 class Training:
-    """One job that trains."""
+    """One job that trains, or searches (a RayJob)."""
 
     manifest: Manifest
     pods: tuple[Pod, ...]
@@ -33,7 +44,7 @@ class Training:
     processes: str
     """Ranks of a pod: a number, `auto`, `gpu` or `cpu`."""
     words: tuple[str, ...]
-    """What `disttrain train` is given."""
+    """What `disttrain train`, or `disttrain tune`, is given."""
     starter: Pod
     """The pods whose command that is."""
 
@@ -48,9 +59,14 @@ class Training:
         return self.nodes * int(self.processes) if self.processes.isdecimal() else None
 
     @property
+    def folder_option(self) -> str:
+        """The option that names the folder with what the job leaves, and goes on from."""
+        return "--output" if self.manifest["kind"] == "RayJob" else "--run-dir"
+
+    @property
     def run_dir(self) -> str | None:
         """As the command says."""
-        return _option(self.words, "--run-dir")
+        return option(self.words, self.folder_option)
 
     @property
     def config_path(self) -> str | None:
@@ -97,12 +113,12 @@ def volume_of(pod: Pod, path: str) -> Mapping[str, Any] | None:
 
 def trainings(found: Manifests) -> list[Training]:
     """In the order of the manifests."""
-    return [one for manifest in found.of(*TRAINING_KINDS) for one in _training(manifest, found)]
+    return [one for manifest in found.of(*TRAINING_KINDS, "RayJob") for one in _training(manifest, found)]
 
 
 def _training(manifest: Manifest, found: Manifests) -> Iterator[Training]:
     kind, spec = manifest["kind"], at(manifest, "spec") or {}
-    pods = list(pods_of(manifest))
+    pods = [one for one in pods_of(manifest) if one.role != SUBMITTER]
     starter = pods[0] if pods else None
     if kind == "TrainJob":
         reference = at(spec, "runtimeRef") or {}
@@ -133,6 +149,8 @@ def _processes(manifest: Manifest, pods: list[Pod]) -> str:
         return str(at(spec, "trainer", "numProcPerNode") or "auto")
     if kind == "MPIJob":
         return str(spec.get("slotsPerWorker") or 1)
+    if kind == "RayJob":
+        return "auto"  # of each trial: the search says
     return environ_of(pods[0]).get(PROCESSES, "1")
 
 
@@ -142,6 +160,8 @@ def environ_of(pod: Pod) -> dict[str, str]:
 
 
 def _words(manifest: Manifest, starter: Pod) -> tuple[str, ...] | None:
+    if manifest["kind"] == "RayJob":
+        return _words_of_search(str(at(manifest, "spec", "entrypoint") or ""))
     container = container_of(starter)
     command = at(manifest, "spec", "trainer", "command") or container.get("command") or []
     args = at(manifest, "spec", "trainer", "args") or container.get("args") or []
@@ -153,7 +173,16 @@ def _words(manifest: Manifest, starter: Pod) -> tuple[str, ...] | None:
     return None
 
 
-def _option(words: tuple[str, ...], name: str) -> str | None:
+def _words_of_search(entrypoint: str) -> tuple[str, ...] | None:
+    try:
+        words = shlex.split(entrypoint)
+    except ValueError:  # a quotation without an end: the shell will say so
+        return None
+    return tuple(words[words.index("tune") + 1 :]) if "tune" in words else None
+
+
+def option(words: tuple[str, ...], name: str) -> str | None:
+    """The value of an option in a command; None where it is not given."""
     for index, word in enumerate(words):
         if word == name and index + 1 < len(words):
             return words[index + 1]

@@ -24,7 +24,7 @@ from disttrain.kubernetes.render import KINDS
 
 from .overlays import CRDS, OVERLAYS, REPOSITORY, broken, rendered
 
-_CUSTOM = ("PyTorchJob", "TrainJob", "TrainingRuntime", "MPIJob")
+_CUSTOM = ("PyTorchJob", "TrainJob", "TrainingRuntime", "MPIJob", "RayJob")
 
 
 def _call(*words: str, text: str = "") -> subprocess.CompletedProcess[str]:

@@ -22,6 +22,7 @@ KIND_OF = {
     "job": "Job",
     "statefulset": "StatefulSet",
     "serve": "Deployment",
+    "tune": "RayJob",
 }
 
 

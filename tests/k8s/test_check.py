@@ -17,6 +17,9 @@ from disttrain.kubernetes.check import check
 from disttrain.kubernetes.manifests import Manifests, read
 from disttrain.kubernetes.quantities import quantity
 from disttrain.kubernetes.schemas import VERSIONS
+from disttrain.tune.search_file import load_search
+from disttrain.tune.space import parse_space
+from disttrain.tune.trial_config import base_config
 
 from .overlays import CRDS, OVERLAYS, REPOSITORY, Broken, broken, rendered
 
@@ -53,7 +56,7 @@ def test_rules_in_cel_are_looked_at_and_not_skipped() -> None:
 
 def test_definitions_are_the_operators_own_bytes() -> None:
     kinds = {kind for _, kind in crds.load(CRDS)}
-    assert {"PyTorchJob", "TrainJob", "MPIJob", "ClusterTrainingRuntime", "TrainingRuntime"} <= kinds
+    assert {"PyTorchJob", "TrainJob", "MPIJob", "ClusterTrainingRuntime", "TrainingRuntime", "RayJob"} <= kinds
 
 
 def test_a_kind_that_nobody_knows_is_an_error(tmp_path: Path) -> None:
@@ -85,6 +88,16 @@ def test_the_shipped_config_is_that_of_the_repository() -> None:
     shipped = load_config(REPOSITORY / "k8s/components/config/config.yaml")
     changed = ["data.path=/data/planesnet.zip", "data.cache_dir=/data/cache", "checkpoint.every_steps=500"]
     assert shipped == load_config(REPOSITORY / "configs/planesnet.yaml", changed)
+
+
+def test_the_shipped_searches_are_those_of_the_repository_and_fit_the_shipped_config() -> None:
+    config = load_config(REPOSITORY / "k8s/components/config/config.yaml")
+    own = load_search(REPOSITORY / "configs/search/asha.yaml")
+    for path, gpus in (("k8s/base/tune/search.yaml", 0), ("k8s/overlays/tune-gpu/search.yaml", 1)):
+        search = load_search(REPOSITORY / path)
+        assert search.model_copy(update={"resources": own.resources}) == own
+        assert search.resources.gpus_per_worker == gpus
+        parse_space(search.space, base_config(config, search))
 
 
 def _own_overlay(folder: Path, patch: str) -> Path:
