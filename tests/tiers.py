@@ -25,6 +25,7 @@ _WHOLE_FILES = (
     "tests/integration/test_readme.py",
     "tests/integration/test_real_data.py",
     "tests/integration/test_slurm.py",
+    "tests/integration/test_tune.py",
 )
 
 

@@ -10,6 +10,7 @@ from disttrain.system.import_path import leave_working_directory
 if __name__ == "__main__":
     leave_working_directory()
 
+import contextlib
 import os
 import shutil
 import signal
@@ -20,7 +21,7 @@ import time
 from collections.abc import Mapping
 from types import FrameType
 
-from disttrain.errors import PeerLostError, exit_code_of
+from disttrain.errors import ConfigError, PeerLostError, exit_code_of, say
 from disttrain.launch.env.launchers import seems_another_rank
 from disttrain.system.import_path import RUN_MODULE
 from disttrain.system.streams import secure_streams
@@ -29,6 +30,8 @@ from disttrain.tune.ray_setup import prepare_environ
 
 _HEAD_S = 300.0
 _POLL_S = 0.2
+_STARTS = 4
+_START_S = 120.0  # whatever ends after that had started
 
 
 def start_command(environ: Mapping[str, str], head: str, port: int, folder: str) -> list[str]:
@@ -66,19 +69,43 @@ def wait_for_port(head: str, port: int, timeout_s: float = _HEAD_S) -> None:
                 time.sleep(_POLL_S)
 
 
+def check_port(head: str, port: int) -> None:
+    """Raise ConfigError where another program has the port at which the head is to listen. (Ray would join whoever it
+    is, or say so after a minute.)"""
+    with contextlib.suppress(OSError):
+        socket.create_connection((head, port), timeout=_POLL_S).close()
+        raise ConfigError(
+            f"port {port} of {head} is in use: the head of the Ray cluster cannot listen there. Submit the job again, "
+            "whose number gives it another port."
+        )
+
+
 def run(head: str, port: int, folder: str) -> int:
     """Be the node until the step ends it; the exit code of Ray's."""
     prepare_environ(os.environ)
     if seems_another_rank(os.environ):
         wait_for_port(head, port)
-    process = subprocess.Popen(start_command(os.environ, head, port, folder))
+    else:
+        check_port(head, port)
+    asked: list[int] = []
+    process: subprocess.Popen[bytes] | None = None
 
     def end(number: int, frame: FrameType | None) -> None:
-        process.terminate()
+        asked.append(number)
+        if process is not None:
+            process.terminate()
 
     signal.signal(signal.SIGTERM, end)
     try:
-        return abs(process.wait())
+        for attempt in range(1, _STARTS + 1):
+            began = time.monotonic()
+            process = subprocess.Popen(start_command(os.environ, head, port, folder))
+            code = abs(process.wait())
+            # Ray gives itself 30 s for its start, which a busy node may need more than once.
+            if not code or asked or attempt == _STARTS or time.monotonic() - began > _START_S:
+                return code
+            say(f"Ray has not started here (exit code {code}); once more")
+        return 1
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -1,4 +1,4 @@
-"""What a search starts for each of its trainings: `LOG ARGUMENTS` is `disttrain ARGUMENTS` with its output in LOG."""
+"""What a search starts for each of its trainings: `LOG MODULE ARGUMENTS` runs a module with its output in LOG."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 
 def main() -> None:
     """The command line. Ends the process."""
-    log, *arguments = sys.argv[1:]
+    log, module, *arguments = sys.argv[1:]
     for number, name, flags in (
         (0, os.devnull, os.O_RDONLY),
         (1, log, os.O_WRONLY | os.O_CREAT | os.O_APPEND),
@@ -19,7 +19,7 @@ def main() -> None:
         os.dup2(file, number)
         os.close(file)
     sys.argv[1:] = arguments
-    runpy.run_module("disttrain", run_name="__main__", alter_sys=True)
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
 if __name__ == "__main__":

@@ -10,12 +10,12 @@ from typing import Any
 
 from disttrain.commands.start import PRELOAD
 from disttrain.config import Config, load_config
-from disttrain.errors import ConfigError, DataError, Preempted, say
+from disttrain.errors import ConfigError, DataError, DisttrainError, Preempted, say
 from disttrain.files import strict_json, user_path
 from disttrain.system.import_path import RUN_MODULE
 from disttrain.tune.history import FAILED, FINISHED, STOPPED, History
 from disttrain.tune.outputs import write_outputs
-from disttrain.tune.ray_setup import check_installed
+from disttrain.tune.ray_setup import check_installed, session_root
 from disttrain.tune.search import Interrupts, Search, open_search
 from disttrain.tune.search_file import load_search
 from disttrain.tune.table import Display
@@ -32,7 +32,9 @@ def run(arguments: argparse.Namespace, argv: list[str]) -> int:
         concurrency=arguments.concurrency,
     )
     output = user_path(arguments.output) if arguments.output is not None else _default_output(arguments)
-    check_installed()
+    check_installed(settings.scheduler.name)
+    if arguments.ray_address is None:
+        session_root()  # before the data are decoded
     with open_search(output, config, settings, arguments.resume) as search:
         check_validation_split(search.base)
         search.start(argv)
@@ -82,6 +84,10 @@ def check_validation_split(config: Config) -> None:
 
 def _conclude(search: Search, interrupts: Interrupts, arguments: argparse.Namespace) -> int:
     history, output = search.history, search.output
+    if search.failure:
+        raise DisttrainError(
+            f"{search.failure}. Mend that; the same command with --resume goes on:\n  {_again(arguments)}"
+        )
     if search.ending_reason and interrupts.number is None:
         say(f"the search has ended: {search.ending_reason}")
     if interrupts.number is not None:

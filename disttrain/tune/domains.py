@@ -86,6 +86,14 @@ class Domain:
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         return is_number and self.values[0] <= value <= self.values[1]
 
+    def at(self, position: float) -> float:
+        """Of `uniform` and `loguniform`: the value that lies there, as `position` counts."""
+        low, high = self.values[:2]
+        position = min(max(position, 0.0), 1.0)
+        if self.kind == "loguniform":
+            return self.rounded(math.exp(math.log(low) + position * (math.log(high) - math.log(low))))
+        return self.rounded(low + position * (high - low))
+
     def position(self, value: Any) -> float | None:
         """Where the value lies between 0 (lower end, first element) and 1; None where it does not lie within."""
         if not self.contains(value):

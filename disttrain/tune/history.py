@@ -43,6 +43,8 @@ class Trial:
     reason: str = ""
     parent: int | None = None
     """The trial whose weights it has last gone on with (population-based training)."""
+    replaced: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
+    """Values that it had before a copy gave it others, each with how many reports there had been by then."""
     checkpoint: str = ""
     """Of that trial: what it has gone on from, within the search's folder."""
 
@@ -50,6 +52,10 @@ class Trial:
     def value(self) -> float | None:
         """Its last report."""
         return self.reports[-1].value if self.reports else None
+
+    def values_at(self, report: int) -> dict[str, Any]:
+        """Those with which report number `report`, from 0 on, was reached."""
+        return next((values for count, values in self.replaced if report < count), self.values)
 
     @property
     def name(self) -> str:
@@ -115,6 +121,7 @@ class History:
 
     def _on_copy(self, event: Event) -> None:
         trial = self.trials[event["trial"]]
+        trial.replaced.append((len(trial.reports), trial.values))
         trial.values, trial.parent, trial.epoch = dict(event["values"]), int(event["parent"]), int(event["epoch"])
         trial.folder, trial.checkpoint = event["folder"], event["checkpoint"]
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import random
 import zlib
-from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,17 +12,14 @@ from ray.tune.schedulers import (
     FIFOScheduler,
     HyperBandScheduler,
     MedianStoppingRule,
-    PopulationBasedTraining,
     TrialScheduler,
 )
 
 from disttrain.tune.history import FAILED, History
-from disttrain.tune.ray_trial import EPOCH, VALUE, TrialTask
+from disttrain.tune.ray_population import Bandit, OnCopy, Population
+from disttrain.tune.ray_trial import EPOCH, VALUE
 from disttrain.tune.search_file import SearchFile
 from disttrain.tune.space import Space
-
-OnCopy = Callable[[int, int, dict[str, Any], int], TrialTask]
-"""Told of trial, parent, the copy's values and the epoch from which it goes on."""
 
 
 class Asha(AsyncHyperBandScheduler):
@@ -78,31 +73,6 @@ class SimpleHashable(str):
     """Stands for a trial of before: a key, and nothing else."""
 
 
-class Population(PopulationBasedTraining):
-    """Trials among the worst go on with the weights of one among the best, and settings a little beside its own."""
-
-    def __init__(self, settings: SearchFile, space: Space, on_copy: OnCopy, **options: Any) -> None:
-        """`on_copy` is told of a copy, and returns the task with which the copy goes on."""
-        self._space, self._settings, self._on_copy, self._copies = space, settings, on_copy, 0
-        super().__init__(hyperparam_mutations={field: [0] for field in space.domains}, log_config=False, **options)
-
-    def _get_new_config(self, trial: Any, trial_to_clone: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Ray's own would leave the ranges, and give the copy the other's folder."""
-        self._copies += 1
-        draw = random.Random(f"{self._settings.seed}/{trial.trial_id}/{trial_to_clone.trial_id}/{self._copies}")
-        values = {}
-        for field, domain in self._space.domains.items():
-            is_new = draw.random() < self._resample_probability
-            before = trial_to_clone.config[field]
-            values[field] = domain.sample(draw) if is_new else domain.perturbed(before, draw)
-        epoch = int(self._trial_state[trial_to_clone].last_result[EPOCH])
-        task = self._on_copy(int(trial.trial_id), int(trial_to_clone.trial_id), values, epoch)
-        return {**trial_to_clone.config, **values, "task": task}, {}
-
-    def _summarize_hyperparam_changes(self, *arguments: Any, **options: Any) -> str:
-        return ""  # the journal says so
-
-
 def build_scheduler(
     settings: SearchFile, epochs: int, history: History, space: Space, on_copy: OnCopy, waits: bool = False
 ) -> Any:
@@ -136,8 +106,9 @@ def build_scheduler(
         return HyperBandScheduler(
             max_t=epochs, reduction_factor=chosen.reduction_factor, stop_last_trials=False, **common
         )
-    if chosen.name == "pbt":
-        return Population(
+    if chosen.name in ("pbt", "pb2"):
+        kind = Population if chosen.name == "pbt" else Bandit
+        population = kind(
             settings,
             space,
             on_copy,
@@ -147,4 +118,7 @@ def build_scheduler(
             synch=waits,
             **common,
         )
+        if isinstance(population, Bandit):
+            population.remember(history)
+        return population
     return FIFOScheduler()

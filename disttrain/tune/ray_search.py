@@ -12,7 +12,8 @@ from typing import Any
 
 from disttrain.errors import PeerLostError, say
 from disttrain.tune.history import Trial
-from disttrain.tune.ray_setup import check_resources, check_shared, ray_cluster
+from disttrain.tune.ray_room import Room, check_shared, find_room, nodes_of_cluster
+from disttrain.tune.ray_setup import ray_cluster
 from disttrain.tune.search import Interrupts, Search
 from disttrain.tune.table import Display
 from disttrain.tune.trial_config import run_dirs
@@ -49,18 +50,16 @@ def run_search(search: Search, place: Place, watchers: Watchers) -> None:
     """
     settings = search.settings
     with ray_cluster(place.address, place.nodes):
-        workers, resources = settings.workers_per_trial * settings.seeds, settings.resources
-        cpus, gpus = workers * resources.cpus_per_worker, workers * resources.gpus_per_worker
-        room, _ = check_resources(cpus, gpus, 1)
-        concurrency = min(room, settings.concurrency or room)
-        say(f"{concurrency} trials at a time, {settings.workers_per_trial} workers each")
+        room = find_room(settings, nodes_of_cluster())
+        room = room._replace(trials=min(room.trials, settings.concurrency or room.trials))
+        say(str(room))
         if place.address:
             check_shared(search.output.absolute())
         with watchers.interrupts.listening():  # not before: Ray takes signals over when it starts
-            _run(search, place, (concurrency, cpus, gpus), watchers)
+            _run(search, place, room, watchers)
 
 
-def _run(search: Search, place: Place, size: tuple[int, float, float], watchers: Watchers) -> None:
+def _run(search: Search, place: Place, room: Room, watchers: Watchers) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of Ray's about itself
         from ray import tune
@@ -71,9 +70,8 @@ def _run(search: Search, place: Place, size: tuple[int, float, float], watchers:
         from disttrain.tune.ray_watch import EndOfSearch, Watch
 
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-        room, cpus, gpus = size
         # Some choose themselves which of all trials run in the room that there is.
-        concurrency = search.budget if search.settings.scheduler.name in ("hyperband", "pbt") else room
+        concurrency = search.budget if search.settings.scheduler.name in ("hyperband", "pbt", "pb2") else room.trials
         watch = Watch(search, watchers.display, watchers.write_outputs)
         preload = [*place.preload, "torch.distributed.run", "disttrain.launch.agent.elastic"]
 
@@ -96,9 +94,12 @@ def _run(search: Search, place: Place, size: tuple[int, float, float], watchers:
                 begin_from=str(search.output.absolute() / trial.checkpoint) if trial.checkpoint else "",
                 preload=preload,
                 threads=search.base.train.cpu_threads or 1,
+                nodes=room.nodes,
+                ranks=room.workers,
+                bundle=room.bundles[0],
             )
 
-        bundles = tune.PlacementGroupFactory([{"CPU": cpus, **({"GPU": gpus} if gpus else {})}])
+        bundles = tune.PlacementGroupFactory(room.bundles, strategy="STRICT_SPREAD" if room.nodes > 1 else "PACK")
         tuner = tune.Tuner(
             TrialWorker,
             tune_config=tune.TuneConfig(
@@ -109,7 +110,7 @@ def _run(search: Search, place: Place, size: tuple[int, float, float], watchers:
                     search.history,
                     search.space,
                     on_copy,
-                    waits=room < search.budget,
+                    waits=room.trials < search.budget,
                 ),
                 reuse_actors=True,
             ),

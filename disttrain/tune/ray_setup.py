@@ -7,7 +7,7 @@ import importlib.util
 import os
 import re
 import secrets
-import sys
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator, MutableMapping
@@ -22,10 +22,13 @@ from disttrain.tune.reaper import own_group, reaping
 _OLDEST = (2, 44)
 _INSTALL = "pip install 'disttrain[tune]'"
 _OBJECT_STORE_BYTES = 80 << 20  # hardly anything passes through it; Ray takes no less than 75 MiB
-_STARTS = 4
+_STARTS = 10
 _TOGETHER_S = 300.0  # for the nodes of a cluster to come up
 _POLL_S = 0.5
-_SESSION_PREFIX = "disttrain-ray-"  # below /tmp: the paths of Ray's sockets may have 107 characters in all
+_SESSION_PREFIX = "disttrain-ray-"
+_LONGEST_ROOT = 30  # characters: the paths of Ray's sockets below it may have 107 in all
+_ROOM_BYTES = 64 << 20  # for sockets and logs
+_SHARED_MEMORY = Path("/dev/shm")
 
 # Read when Ray is imported or its processes start.
 _SETTINGS = {
@@ -34,6 +37,8 @@ _SETTINGS = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # a config may name the user's own modules, in the working directory
     "RAY_DEDUP_LOGS": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_worker_register_timeout_seconds": "300",  # a busy machine needs its time: Ray would kill what starts slowly
+    "RAY_agent_register_timeout_ms": "300000",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours
     "TUNE_GLOBAL_CHECKPOINT_S": "1000000",  # the journal is what a search goes on from
@@ -42,8 +47,11 @@ _SETTINGS = {
 }
 
 
-def check_installed() -> None:
-    """Raise ConfigError, with the way out, where there is no Ray or too old a one. Imports nothing."""
+def check_installed(scheduler: str = "") -> None:
+    """Raise ConfigError, with the way out, where there is no Ray, too old a one, or not what the scheduler needs.
+
+    Imports nothing.
+    """
     if importlib.util.find_spec("ray") is None:
         raise ConfigError(f"disttrain tune needs Ray, which is not installed: {_INSTALL}")
     from importlib.metadata import PackageNotFoundError, version
@@ -58,6 +66,8 @@ def check_installed() -> None:
     missing = [name for name in ("pandas", "pyarrow") if importlib.util.find_spec(name) is None]
     if missing:
         raise ConfigError(f"Ray is installed without Tune ({', '.join(missing)} missing): {_INSTALL}")
+    if scheduler == "pb2" and importlib.util.find_spec("sklearn") is None:
+        raise ConfigError(f"scheduler pb2 needs scikit-learn, which is not installed: {_INSTALL}")
 
 
 def prepare_environ(environ: MutableMapping[str, str]) -> None:
@@ -137,15 +147,16 @@ def _join(ray: Any, address: str | None, quiet: dict[str, Any], patience_s: floa
 
 def _init_here(ray: Any, session: Path, quiet: dict[str, Any]) -> None:
     """A cluster of this machine. Ray gives itself 30 s for the start, which a busy machine may need more than once."""
+    store = _object_store(session)
     for attempt in range(_STARTS):
         try:
             # "local": anything else joins whatever cluster a variable or a file of another program names.
             ray.init(
                 "local",
                 num_cpus=len(os.sched_getaffinity(0)),
-                object_store_memory=_OBJECT_STORE_BYTES,
                 include_dashboard=False,
                 _temp_dir=str(session),
+                **store,
                 **quiet,
             )
             return
@@ -163,7 +174,7 @@ def _first_line(error: BaseException) -> str:
 @contextlib.contextmanager
 def _session_folder() -> Iterator[Path]:
     """A short folder for Ray's sockets and logs, which goes with the search."""
-    root = Path("/tmp") if sys.platform != "win32" and os.access("/tmp", os.W_OK) else Path(tempfile.gettempdir())
+    root = session_root()
     try:
         folder = Path(tempfile.mkdtemp(prefix=_SESSION_PREFIX, dir=root))
     except OSError as error:
@@ -174,72 +185,36 @@ def _session_folder() -> Iterator[Path]:
         yield folder
 
 
+def session_root() -> Path:
+    """Where Ray's files on this machine go: /tmp, or the folder that TMPDIR names. Raises ConfigError where neither has
+    room."""
+    places = [one for one in dict.fromkeys((Path("/tmp"), Path(tempfile.gettempdir()))) if one.is_dir()]
+    short = [one for one in places if len(str(one)) <= _LONGEST_ROOT] or places[:1]
+    for one in short:
+        if os.access(one, os.W_OK) and shutil.disk_usage(one).free >= _ROOM_BYTES:
+            return one
+    said = ", ".join(f"{one} has {shutil.disk_usage(one).free >> 20} MiB free" for one in short)
+    raise ConfigError(
+        f"{said}, and Ray's sockets and logs need {_ROOM_BYTES >> 20} MiB in a folder that may be written. Make room, "
+        f"or name another folder by TMPDIR (with at most {_LONGEST_ROOT} characters, as sockets ask for)."
+    )
+
+
+def _object_store(session: Path) -> dict[str, Any]:
+    """Where Ray keeps objects: in shared memory, as far as there is enough."""
+    options: dict[str, Any] = {"object_store_memory": _OBJECT_STORE_BYTES}
+    if not _SHARED_MEMORY.is_dir() or (free := shutil.disk_usage(_SHARED_MEMORY).free) > _OBJECT_STORE_BYTES:
+        return options
+    say(
+        f"warning: {_SHARED_MEMORY} has {free >> 20} MiB free: Ray's objects go to {session.parent}. Loader processes "
+        "and NCCL need shared memory too; in a container give it more (--shm-size, or a memory emptyDir)."
+    )
+    return {**options, "_plasma_directory": str(session)}
+
+
 def _make_token(session: Path) -> Path:
     """A token for a cluster of our own. Ray would put one into the home folder, where `ray start` then asks for it."""
     path = session / "token"
     with open(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
         file.write(secrets.token_hex(32))
     return path
-
-
-def check_resources(cpus_per_bundle: float, gpus_per_bundle: float, bundles: int) -> tuple[int, dict[str, float]]:
-    """How many trials of `bundles` nodes find room at a time, and what the cluster has. Raises ConfigError for none.
-
-    Each bundle lies on one node; those of a trial on different ones.
-    """
-    import ray
-
-    nodes = [one["Resources"] for one in ray.nodes() if one["Alive"]]
-    room = sorted((_fits(one, cpus_per_bundle, gpus_per_bundle) for one in nodes), reverse=True)
-    count = sum(room) if bundles == 1 else _spread(room, bundles)
-    total = {"CPU": sum(one.get("CPU", 0) for one in nodes), "GPU": sum(one.get("GPU", 0) for one in nodes)}
-    if count == 0:
-        wants = f"{cpus_per_bundle:g} CPUs" + (f" and {gpus_per_bundle:g} GPUs" if gpus_per_bundle else "")
-        spread = f" on each of {bundles} nodes" if bundles > 1 else " on one node"
-        has = ", ".join(f"{one.get('CPU', 0):g} CPUs and {one.get('GPU', 0):g} GPUs" for one in nodes)
-        raise ConfigError(
-            f"a trial needs {wants}{spread}, and there is no such room: the nodes have {has}. Use fewer "
-            "--workers-per-trial, fewer seeds, or a smaller resources: {cpus_per_worker: N} in the search file."
-        )
-    return count, total
-
-
-def _fits(node: dict[str, float], cpus: float, gpus: float) -> int:
-    by_cpu = int(node.get("CPU", 0) / cpus + 1e-6)
-    return min(by_cpu, int(node.get("GPU", 0) / gpus + 1e-6)) if gpus else by_cpu
-
-
-def _spread(room: list[int], bundles: int) -> int:
-    """Trials that fit at once if each takes one place on `bundles` different nodes."""
-    count = 0
-    while len(room := sorted((one for one in room if one), reverse=True)) >= bundles:
-        room = [one - (at < bundles) for at, one in enumerate(room)]
-        count += 1
-    return count
-
-
-def check_shared(folder: Path) -> None:
-    """Raise ConfigError where a node of the cluster does not see the search's folder, in which its trials train."""
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    marker = folder / f".seen-{secrets.token_hex(4)}"
-    marker.touch()
-    try:
-        look = ray.remote(num_cpus=0)(_exists)
-        nodes = [one for one in ray.nodes() if one["Alive"]]
-        places = [NodeAffinitySchedulingStrategy(one["NodeID"], soft=False) for one in nodes]
-        with announced("waiting for all nodes of the Ray cluster to look at the search's folder"):
-            seen = ray.get([look.options(scheduling_strategy=one).remote(str(marker)) for one in places])
-    finally:
-        marker.unlink(missing_ok=True)
-    blind = [one["NodeManagerHostname"] for one, sees in zip(nodes, seen, strict=True) if not sees]
-    if blind:
-        raise ConfigError(
-            f"{', '.join(blind)} of the Ray cluster does not see {folder}, in which trials train and from which they "
-            "go on elsewhere. Use an --output on a file system that all nodes share, at the same place on each."
-        )
-
-
-def _exists(path: str) -> bool:
-    return Path(path).exists()

@@ -16,6 +16,7 @@ from ray import tune
 from disttrain.errors import Preempted
 from disttrain.launch.exit_codes import may_run_again
 from disttrain.tune.history import FAILED, FINISHED
+from disttrain.tune.ray_nodes import NodeHost, OtherNodes, TrainingOnNodes
 from disttrain.tune.training import (
     Line,
     Training,
@@ -62,12 +63,18 @@ class TrialTask:
     """A checkpoint of another trial with which it begins, until it has its own."""
     preload: list[str] = field(default_factory=list)
     threads: int = 1
+    nodes: int = 1
+    ranks: int = 1
+    """On each node."""
+    bundle: dict[str, float] = field(default_factory=dict)
+    """What it has on each node, as Ray's resources."""
 
 
 class TrialWorker(tune.Trainable):
     """The runs train on while Tune makes up its mind about their last report."""
 
     _host: TrainingHost | None = None
+    _nodes: tuple[NodeHost, OtherNodes] | None = None
     _step_of_report: int | None
 
     def setup(self, config: dict[str, Any]) -> None:
@@ -75,9 +82,13 @@ class TrialWorker(tune.Trainable):
         task: TrialTask = config["task"]
         with contextlib.suppress(OSError):  # on another machine there may be no such folder
             os.chdir(task.folder)
-        self._trainings: list[Training] = []
+        self._trainings: list[Training | TrainingOnNodes] = []
         self._lock = threading.Lock()
-        self._host = TrainingHost(task.preload, task.threads)
+        host = task.preload, task.threads, task.folder
+        if task.nodes > 1:
+            self._nodes = NodeHost(*host), OtherNodes(task.nodes - 1, task.bundle, *host)
+        else:
+            self._host = TrainingHost(*host[:2])
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -123,15 +134,17 @@ class TrialWorker(tune.Trainable):
 
     def _start(self) -> None:
         """Start what has not finished; on from the checkpoints."""
-        assert self._host is not None
         self._is_started = True
         self._starts += 1
         with self._lock:
             self._run_dirs = [vacant_run_dir(one) for one in self._run_dirs]
-            self._trainings = [
-                self._host.start(one, train_command(one, self._task.begin_from), **self._devices_of(at))
-                for at, one in enumerate(self._run_dirs)
-            ]
+            self._trainings = [self._training_in(one, at) for at, one in enumerate(self._run_dirs)]
+
+    def _training_in(self, run_dir: Path, seed: int) -> Training | TrainingOnNodes:
+        if self._nodes is not None:
+            return TrainingOnNodes(run_dir, self._task.begin_from, self._task.ranks, *self._nodes)
+        assert self._host is not None
+        return self._host.start(run_dir, train_command(run_dir, self._task.begin_from), **self._devices_of(seed))
 
     def _devices_of(self, seed: int) -> dict[str, str]:
         """Each of several seeds has its part of the GPUs that Ray has given this worker."""
@@ -230,3 +243,5 @@ class TrialWorker(tune.Trainable):
         self._kill()
         if self._host is not None:
             self._host.close()
+        for one in self._nodes or ():
+            one.close()

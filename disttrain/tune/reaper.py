@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from disttrain.system.import_path import RUN_MODULE
+from disttrain.system.processes import die_with_parent
 
 _AGAIN = 5  # a process may just be starting another one
 _PAUSE_S = 0.1
@@ -39,11 +40,13 @@ def reaping(session: Path) -> Iterator[None]:
 def own_group() -> Iterator[None]:
     """Within it what this process starts is in another process group than its own: a signal to the group, as a terminal
     and `timeout` send it, is for this process to answer, not for Ray. Where that cannot be, nothing changes."""
-    before = os.getpgrp()
+    before, driver = os.getpgrp(), os.getpid()
     placeholder = os.fork()
     if not placeholder:
+        die_with_parent(driver)  # it holds what the driver had open, the reaper's input among it
         os.setpgid(0, 0)
         signal.pause()
+        os._exit(0)
     try:
         with contextlib.suppress(OSError):  # a session's leader stays in its group
             os.setpgid(placeholder, placeholder)

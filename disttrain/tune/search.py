@@ -14,7 +14,7 @@ from typing import Any
 
 import disttrain
 from disttrain.config import Config
-from disttrain.errors import ConfigError, say
+from disttrain.errors import ConfigError, DisttrainError, say
 from disttrain.system.owner import FolderOwner, Use
 from disttrain.tune.history import FAILED, History, Trial, history_of
 from disttrain.tune.journal import JOURNAL, Event, Journal, read_journal
@@ -41,6 +41,8 @@ class Search:
         self._journal, self._is_exhausted = journal, False
         self._queue = history.open_trials
         self.ending_reason = ""
+        self.failure = ""
+        """Where not even `--resume` would go on as things are: what is to be mended."""
 
     def _default_budget(self) -> int:
         if self.settings.searcher.name != "grid":
@@ -99,6 +101,11 @@ class Search:
                 write_run_config(run_dir, run_config(self.history, trial, seed))
         except ConfigError as error:
             self.end(trial, FAILED, error.exit_code, str(error))
+            return False
+        except OSError as error:  # no other trial would fare better
+            self._queue.insert(0, trial)
+            self.failure = f"{error.filename} cannot be written: {error.strerror}"
+            self.bring_to_end(self.failure)
             return False
         return True
 
@@ -173,8 +180,18 @@ def open_search(output: Path, config: Config, settings: SearchFile, resume: bool
             journal = Journal(path)
         except OSError as error:
             raise ConfigError(f"the search's folder {output} cannot be written: {error.strerror}.") from None
-        stack.callback(journal.close)
+        stack.callback(_close, journal)
         yield Search(output, config, settings, journal, history)
+
+
+def _close(journal: Journal) -> None:
+    try:
+        journal.close()
+    except OSError as error:
+        raise DisttrainError(
+            f"{error.filename} cannot be written ({error.strerror}): what trials have reported last is not in it. Make "
+            "room there; the same command with --resume goes on."
+        ) from None
 
 
 def _check_same_search(output: Path, history: History, settings: SearchFile) -> None:

@@ -15,7 +15,7 @@ from disttrain.config.text import parse_yaml
 from disttrain.errors import ConfigError
 from disttrain.files import user_path
 
-SchedulerName = Literal["asha", "hyperband", "median", "pbt", "none"]
+SchedulerName = Literal["asha", "hyperband", "median", "pbt", "pb2", "none"]
 
 
 class SchedulerSettings(Section):
@@ -24,7 +24,7 @@ class SchedulerSettings(Section):
     name: SchedulerName = "asha"
     """`asha` compares a trial with those before it as soon as it reports; `hyperband` waits for all of a bracket;
     `median` stops what is worse than the median; `pbt` copies good trials over bad ones and changes their settings;
-    `none` lets every trial train to its end."""
+    `pb2` does so by what settings have brought so far; `none` lets every trial train to its end."""
     grace_epochs: Count = 1
     """No trial is stopped before it has trained so many epochs."""
     reduction_factor: Annotated[float, Field(gt=1)] = 3.0
@@ -34,9 +34,9 @@ class SchedulerSettings(Section):
     min_trials: Count = 3
     """`median`: nothing is stopped before so many other trials have come as far."""
     perturb_epochs: Count = 2
-    """`pbt`: epochs between two looks at whether a trial is to go on as a copy of a better one."""
+    """`pbt`, `pb2`: epochs between two looks at whether a trial is to go on as a copy of a better one."""
     quantile: Annotated[float, Field(gt=0, le=0.5)] = 0.25
-    """`pbt`: the share of trials that counts as good, and as bad."""
+    """`pbt`, `pb2`: the share of trials that counts as good, and as bad."""
 
 
 class SearcherSettings(Section):
@@ -122,6 +122,11 @@ def build_search(values: Any, where: str = "search", **options: Any) -> SearchFi
     for name in ("scheduler", "searcher"):
         if isinstance(tree.get(name), str):
             tree[name] = {"name": tree[name]}
+    if isinstance(tree.get("searcher"), Mapping) and tree["searcher"].get("name") == "bohb":
+        raise ConfigError(
+            f"{where}: searcher=bohb: the packages that Ray's BOHB needs are no longer maintained (hpbandster's last "
+            "release is of 2018). Use scheduler: hyperband or asha with searcher: optuna, whose sampler learns alike."
+        )
     try:
         search = SearchFile.model_validate(tree)
     except ValidationError as error:
@@ -146,23 +151,25 @@ def _check(search: SearchFile) -> None:
 
 def _check_scheduler(search: SearchFile) -> None:
     name = search.scheduler.name
-    if name in ("pbt", "hyperband") and search.concurrency is not None:
+    if name in ("pbt", "pb2", "hyperband") and search.concurrency is not None:
         raise ConfigError(
             f"concurrency={search.concurrency} with scheduler {name}: it pauses trials and starts others for them, as "
             "many at a time as there is room for. Leave concurrency out."
         )
-    if name != "pbt":
+    if name not in ("pbt", "pb2"):
         return
     if search.seeds > 1:
-        raise ConfigError(f"seeds={search.seeds} with scheduler pbt: it copies single runs. Use 1.")
+        raise ConfigError(f"seeds={search.seeds} with scheduler {name}: it copies single runs. Use 1.")
     for field, raw in search.space.items():
         if field not in _CHANGES_ON_THE_WAY:
             raise ConfigError(
-                f"space {field} with scheduler pbt: a copy goes on in the middle of a training, where this cannot "
+                f"space {field} with scheduler {name}: a copy goes on in the middle of a training, where this cannot "
                 f"change. These can: {', '.join(_CHANGES_ON_THE_WAY)}."
             )
         if isinstance(raw, Mapping) and "when" in raw:
-            raise ConfigError(f"space {field}: when, with scheduler pbt: all trials have the same fields there.")
+            raise ConfigError(f"space {field}: when, with scheduler {name}: all trials have the same fields there.")
+        if name == "pb2" and not (isinstance(raw, Mapping) and set(raw) & {"uniform", "loguniform"}):
+            raise ConfigError(f"space {field} with scheduler pb2: it chooses in ranges. Use uniform or loguniform.")
 
 
 _CHANGES_ON_THE_WAY = ("data.brightness", "data.contrast", "data.horizontal_flip", "data.quarter_turns",

@@ -81,15 +81,14 @@ class TrainingHost:
         self._server = ForkServer(preload, self.environ)
 
     def start(self, run_dir: Path, command: Sequence[str], **variables: str) -> Training:
-        """Run a module of this package (`disttrain.commands.trial LOG ...`) for a run in `run_dir`, with some variables
-        of its own."""
+        """Run what `train_command` has made for a run in `run_dir`, with some variables of its own."""
         self._server.start()  # again, where it was lost
         self._server.wait_ready()
         environ = {**self.environ, **variables}
         words = [sys.executable, "-u", RUN_MODULE, "--with-server", *command]
         with adopting_orphans() as adopts:
             forked = self._server.fork(words, environ) if adopts else None
-        return Training(run_dir, forked or self._start_anew(command, environ))
+        return Training(run_dir, forked or self._start_anew(command, environ), Path(command[1]))
 
     def _start_anew(self, command: Sequence[str], environ: Mapping[str, str]) -> subprocess.Popen[bytes]:
         """Where nothing can be forked (another system than Linux), or the import fails: the training then says why."""
@@ -105,9 +104,8 @@ class TrainingHost:
 class Training:
     """A training that has been started, by its agent's process."""
 
-    def __init__(self, run_dir: Path, process: ForkedRank | subprocess.Popen[bytes]) -> None:
-        self.run_dir, self._process = run_dir, process
-        log = run_dir / LOG
+    def __init__(self, run_dir: Path, process: ForkedRank | subprocess.Popen[bytes], log: Path) -> None:
+        self.run_dir, self._process, self._log = run_dir, process, log
         self._log_begins = log.stat().st_size if log.exists() else 0
 
     def poll(self) -> int | None:
@@ -129,7 +127,7 @@ class Training:
     def why(self) -> str:
         """What it has said of its failure: our own message, or the last line."""
         try:
-            with (self.run_dir / LOG).open("rb") as file:
+            with self._log.open("rb") as file:
                 file.seek(self._log_begins)
                 text = file.read().decode(errors="replace")
         except OSError:
@@ -139,13 +137,35 @@ class Training:
         return " ".join(said.split())[:_REASON_LENGTH]
 
 
-def train_command(run_dir: Path, begin_from: str = "") -> list[str]:
-    """What a training of `run_dir/config.yaml` on this machine runs. `begin_from`: a checkpoint with which it begins,
-    where it has none of its own."""
-    train = ["train", str(run_dir / CONFIG), "--run-dir", str(run_dir), "--max-restarts", str(_RESTARTS), "--quiet"]
+class Part(NamedTuple):
+    """One node of a training on several of them."""
+
+    node: int
+    nodes: int
+    ranks: int
+    """On each node."""
+    endpoint: str
+    """Where the nodes meet, at node 0."""
+    job: str
+    """A name that no other start of a training has."""
+    address: str
+    """Of this node."""
+
+
+def train_command(run_dir: Path, begin_from: str = "", part: Part | None = None) -> list[str]:
+    """What a training of `run_dir/config.yaml` runs on this machine: all of its ranks, or one node's part of them.
+
+    `begin_from`: a checkpoint with which it begins, where it has none of its own.
+    """
+    train = [str(run_dir / CONFIG), "--run-dir", str(run_dir), "--max-restarts", str(_RESTARTS), "--quiet"]
     if begin_from and newest_step(run_dir) is None:
         train += ["--resume", begin_from]
-    return ["disttrain.commands.trial", str(run_dir / LOG), *train]
+    if part is None:
+        return ["disttrain.commands.trial", str(run_dir / LOG), "disttrain", "train", *train]
+    meeting = ["--nnodes", str(part.nodes), "--nproc-per-node", str(part.ranks), "--rdzv-backend", "c10d"]
+    meeting += ["--rdzv-endpoint", part.endpoint, "--rdzv-id", part.job, "--local-addr", part.address]
+    log = LOG if part.node == 0 else f"train.node-{part.node}.log"
+    return ["disttrain.commands.trial", str(run_dir / log), "disttrain.commands.torchrun", *meeting, *train]
 
 
 def keep_checkpoint(run_dir: Path, step: int, copy: Path, patience_s: float) -> bool:

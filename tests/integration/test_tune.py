@@ -7,19 +7,17 @@ import json
 import os
 import signal
 import subprocess
-import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from disttrain.config import load_config
-from disttrain.tune.history import History, history_of
 from disttrain.tune.journal import read_journal
 
 from .commands import DISTTRAIN, Outcome, finish, run, start
+from .searches import LIMIT_S, check_nothing_left, history, processes_of, reported, until
 
 pytest.importorskip("ray.tune", reason="Ray is not installed: pip install 'disttrain[tune]'")
 
@@ -41,45 +39,10 @@ workers_per_trial: 2
 resources: {cpus_per_worker: 0.5}
 concurrency: 1
 """
-_LIMIT_S = 400.0
 
 
 def tune_command(*options: str) -> list[str]:
     return [*DISTTRAIN, "tune", "config.yaml", "search.yaml", "--output", "out", *options]
-
-
-def history(folder: Path) -> History:
-    return history_of(read_journal(folder / "out/journal.jsonl"))
-
-
-def until(condition: Callable[[], object], what: str, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + _LIMIT_S
-    while not condition():
-        if time.monotonic() > deadline or process.poll() is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            pytest.fail(f"{what}: it did not come to that (exit code {process.poll()}). {process.communicate()}")
-        time.sleep(0.05)
-
-
-def processes_of(folder: Path) -> dict[int, str]:
-    """Command lines of the processes in whose command or environment the folder is named, Ray's own included."""
-    found = {}
-    for entry in Path("/proc").iterdir():
-        with contextlib.suppress(OSError):
-            if entry.name.isdigit() and int(entry.name) != os.getpid():
-                texts = (entry / "environ").read_bytes() + (entry / "cmdline").read_bytes()
-                if str(folder).encode() in texts and (line := (entry / "cmdline").read_bytes()):
-                    found[int(entry.name)] = line.replace(b"\0", b" ").decode(errors="replace")
-    return found
-
-
-def check_nothing_left(folder: Path) -> None:
-    """A moment after its end a driver has taken with it all that it started."""
-    deadline = time.monotonic() + 60
-    while left := processes_of(folder):
-        assert time.monotonic() < deadline, left
-        time.sleep(0.1)
 
 
 def begin(folder: Path, *options: str) -> subprocess.Popen[str]:
@@ -88,8 +51,8 @@ def begin(folder: Path, *options: str) -> subprocess.Popen[str]:
 
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """A search through all that can happen to it: a lost rank, a driver killed with -9, a lost worker, Ctrl-C, a second
-    driver; each time resumed. What was seen on the way."""
+    """A search through all that can happen to it: a lost rank, a driver killed with -9, Ray's files damaged, a lost
+    worker, Ctrl-C, a second driver; each time resumed. What was seen on the way."""
     folder = tmp_path_factory.mktemp("tune")
     (folder / "config.yaml").write_text(CONFIG)
     (folder / "search.yaml").write_text(SEARCH)
@@ -111,22 +74,20 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
     driver = begin(folder, "--resume")
     until(lambda: reported(folder, 1, before.trials[1].epoch + 1), "report of the second trial", driver)
+    seen["cut off"] = damage_files_of_ray(folder, 0.5)
     seen["lost worker"] = kill_one(folder, "ray::TrialWorker", "")
+    until(lambda: history(folder).trials[1].attempt == 3, "another start of the second trial", driver)
+    seen["emptied"] = damage_files_of_ray(folder, 0.0)
     until(lambda: reported(folder, 3, 1), "report of the last trial", driver)
     driver.send_signal(signal.SIGINT)
-    seen["interrupted"] = finish(driver, _LIMIT_S)
+    seen["interrupted"] = finish(driver, LIMIT_S)
     check_nothing_left(folder)
     seen["after Ctrl-C"] = history(folder)
 
-    seen["resumed"] = finish(begin(folder, "--resume", "--json"), _LIMIT_S)
+    seen["resumed"] = finish(begin(folder, "--resume", "--json"), LIMIT_S)
     check_nothing_left(folder)
     seen["history"] = history(folder)
     return seen
-
-
-def reported(folder: Path, trial: int, epoch: int) -> bool:
-    found = history(folder).trials.get(trial)
-    return found is not None and found.epoch >= epoch
 
 
 def kill_one(folder: Path, *words: str) -> int:
@@ -134,6 +95,23 @@ def kill_one(folder: Path, *words: str) -> int:
     pid = max(pid for pid, line in processes_of(folder).items() if all(word in line for word in words))
     os.kill(pid, signal.SIGKILL)
     return pid
+
+
+def damage_files_of_ray(folder: Path, kept: float) -> set[str]:
+    """Cut off all that Ray has written on this machine for a search that runs; the files' names."""
+    (session,) = {Path(line.split()[-1]) for line in processes_of(folder).values() if "disttrain.tune.reaper" in line}
+    paths = [one for one in session.rglob("*") if one.is_file() and not one.is_symlink() and one.name != "token"]
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError):  # Ray has just removed it
+            os.truncate(path, int(path.stat().st_size * kept))
+    return {one.name for one in paths}
+
+
+def test_damaged_files_of_ray_cost_nothing(searched: dict[str, Any]) -> None:
+    for step in ("cut off", "emptied"):
+        assert any(name.startswith("experiment_state") for name in searched[step]), searched[step]
+        assert len(searched[step]) > 10
+    assert searched["history"].trials[1].attempt == 3  # as without the damage
 
 
 def test_every_point_of_the_grid_ends_once(searched: dict[str, Any]) -> None:
@@ -209,7 +187,7 @@ def test_a_trial_repeated_outside_the_search_has_the_same_bits(searched: dict[st
         (best, "out/best.yaml", True),
     ):
         words = [*DISTTRAIN, "train", config, "--run-dir", f"again_{number}", "--json", "--quiet"]
-        done = finish(start(words, folder), _LIMIT_S)
+        done = finish(start(words, folder), LIMIT_S)
         assert done.code == 0, done.err
         again = json.loads(done.out)
         result = json.loads((folder / f"out/trials/{number:04d}/result.json").read_text())
