@@ -1,37 +1,50 @@
 """How fast searches find good settings, how busy they keep their places, and what the driver costs.
 
-The curves are those of real trainings: `--record N` trains N random points of configs/search/asha.yaml to their end by
-`disttrain tune`. Many searches are then replayed over them; ASHA's decisions there are Ray's own scheduler's.
+The curves are those of real trainings: `--record N` trains N random points of configs/search/asha.yaml to their end.
+Many searches are then replayed over them; ASHA's decisions there are those of Ray's own scheduler.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
-import random
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-from harness import REPOSITORY, RESULTS, Spread, argument_parser, describe_machine, render_table, report, scratch_folder
+from harness import (
+    REPOSITORY,
+    RESULTS,
+    Spread,
+    argument_parser,
+    describe_machine,
+    planes_config,
+    render_table,
+    report,
+    scratch_folder,
+)
+from search_replay import idle_of_synchronous, replay
 
-from disttrain.config import Config
-from disttrain.tune.history import FINISHED, History, history_of
-from disttrain.tune.journal import read_journal
+from disttrain.commands.start import PRELOAD
+from disttrain.config import Config, load_config
+from disttrain.tune.journal import JOURNAL, read_journal
+from disttrain.tune.points import build_points
 from disttrain.tune.search_file import build_search
-from disttrain.tune.space import Space
+from disttrain.tune.space import parse_space, with_values
+from disttrain.tune.training import Training, TrainingHost, train_command
+from disttrain.tune.trial_config import base_config, write_run_config
 
 CURVES = RESULTS / "search_curves.json"
 EPOCHS = 9
 # PlanesNet with a small training share, so that an epoch takes seconds on two cores.
-SMALL = [f"train.epochs={EPOCHS}", "data.test_fraction=0.80", "data.val_fraction=0.10"]
-RANDOM_TRIALS = 20
+SMALL = [f"train.epochs={EPOCHS}", "data.test_fraction=0.86", "data.val_fraction=0.06"]
+RANDOM_TRIALS = 15
+AT_A_TIME = 2  # trainings that are recorded, of one worker each
 
 
 def main() -> None:
@@ -48,15 +61,18 @@ def main() -> None:
         record(arguments.record, arguments.data)
         return
     curves = json.loads(CURVES.read_text())["curves"]
-    searches = [replay(curves, arguments.slots, seed) for seed in range(arguments.searches)]
+    seeds = range(arguments.searches)
+    searches = [replay(curves, arguments.slots, RANDOM_TRIALS, seed) for seed in seeds]
     with scratch_folder() as scratch:
         scale = simulate(scratch, curves, arguments.trials, arguments.places)
-        resumed_s = resume(scratch, curves, arguments.trials)
-    ratio = Spread.of([one["asha_epochs"] / one["random_epochs"] for one in searches])
-    idle = Spread.of([one["idle"] for one in searches])
+        idle = idle_places(scratch / "scale", arguments.places)
+        resumed_s = resume(scratch, arguments.trials)
+    ratio = Spread.of([one["ratio"] for one in searches])
+    waits = Spread.of([idle_of_synchronous(curves, arguments.slots, seed) for seed in seeds])
     rows = [
         ["epochs that ASHA needs for the best of random search / those of random search", ratio.render(".2f")],
-        ["places idle between the first and the last trial, ASHA", idle.render()],
+        [f"places idle until the last trial begins, ASHA, {arguments.places} places under Ray", f"{idle:.3f}"],
+        [f"places idle, synchronous halving of the same curves on {arguments.slots} places", waits.render(".3f")],
         ["driver's processor time a result, ms, by quarters of the search", ", ".join(f"{one:.1f}" for one in scale)],
         [f"resuming {arguments.trials:,} recorded trials: to the next new trial, s", f"{resumed_s:.1f}"],
     ]
@@ -66,28 +82,44 @@ def main() -> None:
         f"on {arguments.places} places that only follow these curves. Medians (least - greatest).\n\n"
         + render_table(["what", "measured"], rows)
     )
-    measured = {"searches": searches, "driver_ms_a_result": scale, "resume_s": resumed_s}
+    measured = {"searches": searches, "idle": idle, "driver_ms_a_result": scale, "resume_s": resumed_s}
     report("search", arguments, text, vars(arguments), measured, machine)
 
 
 def record(count: int, data: str | None) -> None:
-    """A real random search without early stopping, whose journal has the curves."""
-    search = {**yaml_of("configs/search/asha.yaml"), "scheduler": "none", "trials": count}
-    with scratch_folder() as scratch:
-        (scratch / "search.json").write_text(json.dumps(search))
-        path = [f"data.path={Path(data) / 'planesnet/planesnet.zip'}"] if data else []
-        words = ["tune", str(REPOSITORY / "configs/planesnet.yaml"), str(scratch / "search.json"), *SMALL, *path]
-        environ = os.environ | {"PYTHONPATH": str(REPOSITORY)}
-        command = [sys.executable, "-m", "disttrain", *words, "--output", str(scratch / "out"), "--resume"]
-        subprocess.run(command, env=environ, check=True)
-        events = read_journal(scratch / "out/journal.jsonl")
-    history = history_of(events)
-    done = [one for one in history.trials.values() if one.state == FINISHED]
-    curves = [
-        {"values": one.values, "accuracy": [report.value for report in one.reports], "seconds": epoch_seconds(one)}
-        for one in done
-    ]
-    CURVES.write_text(json.dumps({"machine": describe_machine(), "config": SMALL, "curves": curves}, indent=1) + "\n")
+    """Real trainings of random points to their end, two at a time, without Ray; those of an earlier start are kept."""
+    search = build_search(yaml_of("configs/search/asha.yaml"))
+    name, path, _ = planes_config(data)
+    host = TrainingHost([*PRELOAD, "torch.distributed.run", "disttrain.launch.agent.elastic"], 1)
+    curves = json.loads(CURVES.read_text())["curves"] if CURVES.exists() else []
+    with scratch_folder() as scratch, contextlib.closing(host):
+        base = base_config(load_config(name, [*SMALL, *path]), search)
+        points = build_points(search, parse_space(search.space, base), [])
+        waiting, running = [points.draw(number) for number in range(len(curves), count)], []
+        while waiting or running:
+            while waiting and len(running) < AT_A_TIME:
+                number = count - len(waiting)
+                run_dir = scratch / f"{number:04d}"
+                values = waiting.pop(0) or {}
+                write_run_config(run_dir, with_values(base, values))
+                running.append((values, host.start(run_dir, train_command(run_dir)), time.time()))
+            time.sleep(0.1)
+            for one in [one for one in running if one[1].poll() is not None]:
+                running.remove(one)
+                curves.append(curve_of(*one))
+                made = {"machine": describe_machine(), "config": SMALL, "curves": curves}
+                CURVES.write_text(json.dumps(made, indent=1) + "\n")
+
+
+def curve_of(values: dict[str, Any], training: Training, began: float) -> dict[str, Any]:
+    """The accuracy of each epoch, and its seconds; the training's start is in the first one."""
+    if training.poll():
+        raise SystemExit(f"{training.run_dir}: {training.why()}")
+    text = (training.run_dir / "metrics.jsonl").read_text()
+    lines = [line for line in map(json.loads, text.splitlines()) if line.get("split") == "val"]
+    times = [began, *(line["time"] for line in lines)]
+    seconds = [round(after - before, 3) for before, after in itertools.pairwise(times)]
+    return {"values": values, "accuracy": [line["accuracy"] for line in lines], "seconds": seconds}
 
 
 def yaml_of(name: str) -> dict[str, Any]:
@@ -95,72 +127,6 @@ def yaml_of(name: str) -> dict[str, Any]:
     from disttrain.config.text import parse_yaml
 
     return dict(parse_yaml((REPOSITORY / name).read_text(), name))
-
-
-def epoch_seconds(trial: Any) -> list[float]:
-    """Seconds of each epoch of a trial, its start in the first one."""
-    times = [trial.began, *(one.time for one in trial.reports)]
-    return [round(after - before, 3) for before, after in itertools.pairwise(times)]
-
-
-@dataclass
-class Place:
-    """What runs in one place of a replayed search."""
-
-    curve: dict[str, Any]
-    trial: Any
-    epoch: int
-    ready: float
-
-
-def replay(curves: Sequence[dict[str, Any]], slots: int, seed: int) -> dict[str, float]:
-    """One pair of searches over the same points in the same order: what random search finds with its trials, and the
-    epochs after which ASHA has it too (it goes on drawing where random search ends)."""
-    order = list(curves)
-    random.Random(seed).shuffle(order)
-    target = max(one["accuracy"][-1] for one in order[:RANDOM_TRIALS])
-    asha, history = scheduler(), History()
-    running: list[Place] = []
-    waiting, now, epochs = list(order), 0.0, 0
-    busy, best, reached = 0.0, 0.0, 0
-    while waiting or running:
-        while waiting and len(running) < slots:
-            curve = waiting.pop(0)
-            trial = SimpleNamespace(trial_id=f"{len(order) - len(waiting):04d}")
-            asha.on_trial_add(None, trial)
-            running.append(Place(curve, trial, 0, now + curve["seconds"][0]))
-        place = min(running, key=lambda one: one.ready)
-        busy += (place.ready - now) * len(running)
-        now = place.ready
-        value = place.curve["accuracy"][place.epoch]
-        place.epoch, epochs = place.epoch + 1, epochs + 1
-        best = max(best, value)
-        reached = reached or (epochs if best >= target else 0)
-        decision = asha.on_trial_result(None, place.trial, {"epoch": place.epoch, "value": value})
-        if decision == "STOP" or place.epoch == EPOCHS:
-            running.remove(place)
-        else:
-            place.ready = now + place.curve["seconds"][place.epoch]
-        if not waiting and len(running) < slots:
-            break  # from here on places are idle for want of points
-    assert history.trials == {}
-    spent = float(reached or epochs)
-    return {
-        "target": target, "asha_epochs": spent, "reached": float(bool(reached)),
-        "random_epochs": float(RANDOM_TRIALS * EPOCHS), "idle": 1 - busy / (now * slots),
-    }  # fmt: skip
-
-
-def scheduler() -> Any:
-    """ASHA as a search has it."""
-    from disttrain.tune.ray_schedulers import build_scheduler
-
-    search = build_search({"space": {"optim.lr": {"uniform": [0.1, 0.2]}}})
-
-    def on_copy(*_: Any) -> Any:
-        raise AssertionError
-
-    return build_scheduler(search, EPOCHS, History(), Space({}), on_copy)
 
 
 def simulate(scratch: Path, curves: Sequence[dict[str, Any]], trials: int, places: int) -> list[float]:
@@ -173,7 +139,17 @@ def simulate(scratch: Path, curves: Sequence[dict[str, Any]], trials: int, place
     return [float(one) for one in json.loads((scratch / "scale/cpu.json").read_text())]
 
 
-def resume(scratch: Path, curves: Sequence[dict[str, Any]], trials: int) -> float:
+def idle_places(output: Path, places: int) -> float:
+    """The share of places without a trial between the begin of the first and of the last one, by the journal."""
+    events = read_journal(output / JOURNAL)
+    begins = [one["time"] for one in events if one["event"] == "begin"]
+    first, last = begins[0], begins[-1]
+    ends = {one["trial"]: one["time"] for one in events if one["event"] == "end"}
+    spans = [(one["time"], min(last, ends[one["trial"]])) for one in events if one["event"] == "begin"]
+    return 1 - sum(end - begin for begin, end in spans) / ((last - first) * places)
+
+
+def resume(scratch: Path, trials: int) -> float:
     """Seconds from a driver's start on the journal of a search of so many trials until it has drawn the next one."""
     from disttrain.tune.ray_schedulers import build_scheduler
     from disttrain.tune.search import open_search
