@@ -95,7 +95,8 @@ def record(count: int, data: str | None) -> None:
     with scratch_folder() as scratch, contextlib.closing(host):
         base = base_config(load_config(name, [*SMALL, *path]), search)
         points = build_points(search, parse_space(search.space, base), [])
-        waiting, running = [points.draw(number) for number in range(len(curves), count)], []
+        waiting = [points.draw(number) for number in range(len(curves), count)]
+        running: list[tuple[dict[str, Any], Training, float]] = []
         while waiting or running:
             while waiting and len(running) < AT_A_TIME:
                 number = count - len(waiting)

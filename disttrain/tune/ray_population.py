@@ -43,7 +43,7 @@ class Population(PopulationBasedTraining):
         return ""  # the journal says so
 
 
-class Bandit(PB2):  # type: ignore[misc]
+class Bandit(PB2):
     """As `Population`, but a Gaussian process over what settings have brought so far chooses the copy's (Parker-Holder
     et al. 2020). It sees each setting by where it lies in its range, on a logarithmic one by its logarithm."""
 

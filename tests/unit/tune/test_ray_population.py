@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,20 +15,19 @@ from disttrain.tune.space import parse_space
 
 pytest.importorskip("ray.tune", reason="Ray is not installed: pip install 'disttrain[tune]'")
 
+from ray.tune.experiment import Trial as RayTrial
+
 from disttrain.tune.ray_schedulers import build_scheduler
 from disttrain.tune.ray_trial import EPOCH, VALUE
 
+CONTROLLER = SimpleNamespace(search_alg=None)
 SPACE = {"optim.lr": {"loguniform": [1e-4, 1e-1]}, "optim.weight_decay": {"uniform": [0.0, 0.2]}}
 
 
-class Member:
+def member(number: int, lr: float, decay: float) -> Any:
     """A trial as Ray has it."""
-
-    def __init__(self, number: int, **values: float) -> None:
-        self.trial_id = f"{number:04d}"
-        self.config: dict[str, Any] = {"optim.lr": values["lr"], "optim.weight_decay": values["decay"], "task": "own"}
-        self.evaluated_params = dict(self.config)
-        self.experiment_tag = self.trial_id
+    config = {"optim.lr": lr, "optim.weight_decay": decay, "task": "own"}
+    return RayTrial("stub", config=config, trial_id=f"{number:04d}", evaluated_params={}, stub=True)
 
 
 def scheduler_of(name: str, history: History, copies: list[Any]) -> Any:
@@ -44,9 +44,9 @@ def scheduler_of(name: str, history: History, copies: list[Any]) -> Any:
 def test_a_copy_has_settings_within_the_ranges_and_a_task_of_its_own(name: str) -> None:
     copies: list[Any] = []
     scheduler = scheduler_of(name, History(), copies)
-    good, bad = Member(0, lr=3e-2, decay=0.1), Member(1, lr=2e-4, decay=0.19)
+    good, bad = member(0, lr=3e-2, decay=0.1), member(1, lr=2e-4, decay=0.19)
     for trial in (good, bad):
-        scheduler.on_trial_add(None, trial)
+        scheduler.on_trial_add(CONTROLLER, trial)
     for epoch in (1, 2, 3):
         for trial, value in ((good, 0.8 + epoch / 100), (bad, 0.3)):
             result = {EPOCH: epoch, VALUE: value}
@@ -65,22 +65,22 @@ def test_a_copy_has_settings_within_the_ranges_and_a_task_of_its_own(name: str) 
 def test_pb2_knows_after_a_resume_what_it_knew_before() -> None:
     history = History()
     scheduler = scheduler_of("pb2", history, [])
-    members = [Member(0, lr=3e-2, decay=0.1), Member(1, lr=2e-4, decay=0.05)]
-    for number, member in enumerate(members):
-        values = {field: member.config[field] for field in SPACE}
+    members = [member(0, lr=3e-2, decay=0.1), member(1, lr=2e-4, decay=0.05)]
+    for number, one in enumerate(members):
+        values = {field: one.config[field] for field in SPACE}
         history.apply({"event": "point", "time": 0.0, "trial": number, "values": values})
-        scheduler.on_trial_add(None, member)
+        scheduler.on_trial_add(CONTROLLER, one)
     copied = {"optim.lr": 1e-2, "optim.weight_decay": 0.2}
     for epoch in (1, 2, 3):
-        for number, member in enumerate(members):
+        for number, one in enumerate(members):
             if (number, epoch) == (1, 3):
                 event = {"event": "copy", "trial": 1, "parent": 0, "values": copied, "epoch": 2}
                 history.apply({**event, "time": 1.0, "folder": "trials/0001.copy-1", "checkpoint": "x"})
-                member.config.update(copied)
+                one.config.update(copied)
             value = 0.5 + epoch / 10 - number / 4
             history.apply({"event": "report", "time": 1.0, "trial": number, "epoch": epoch, "value": value})
             result = {EPOCH: epoch, VALUE: value}
-            scheduler._save_trial_state(scheduler._trial_state[member], epoch, result, member)
+            scheduler._save_trial_state(scheduler._trial_state[one], epoch, result, one)
     again = scheduler_of("pb2", history, [])
     order = ["Trial", "Time"]
     known, before = (one.data.sort_values(order).reset_index(drop=True) for one in (again, scheduler))
