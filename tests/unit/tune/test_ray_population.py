@@ -40,6 +40,7 @@ def scheduler_of(name: str, history: History, copies: list[Any]) -> Any:
     return build_scheduler(search, 9, history, parse_space(SPACE, Config()), on_copy)
 
 
+@pytest.mark.filterwarnings("ignore")  # of Ray's PB2 about its own process
 @pytest.mark.parametrize("name", ["pbt", "pb2"])
 def test_a_copy_has_settings_within_the_ranges_and_a_task_of_its_own(name: str) -> None:
     copies: list[Any] = []
