@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -65,11 +66,23 @@ def address(tmp_path: Path) -> Iterator[str]:
             process = subprocess.Popen(command, env={**environ, "SLURM_PROCID": str(node)}, stdout=log, stderr=log)
             stack.callback(process.wait)
             stack.callback(process.terminate)
+            _wait_until_started(
+                tmp_path / f"node_{node}.log", process
+            )  # two at once on one machine take the same socket
         yield f"127.0.0.1:{port}"
     for pid in processes_of(tmp_path):  # of a node whose raylet was killed
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     check_nothing_left(tmp_path)
+
+
+def _wait_until_started(log: Path, process: subprocess.Popen[bytes]) -> None:
+    """Two nodes that start at the same time on one machine would take the same socket."""
+    deadline = time.monotonic() + LIMIT_S
+    while "Ray runtime started" not in log.read_text():
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.1)
 
 
 def parent(pid: int) -> int:
