@@ -61,6 +61,9 @@ def build_parser() -> argparse.ArgumentParser:
     predict.add_argument("model", metavar="MODEL_DIR")
     predict.add_argument("inputs", nargs="+", metavar="INPUT")
     predict.add_argument("--output", metavar="FILE.csv|FILE.jsonl", help="default: CSV on standard output")
+    predict.add_argument(
+        "--resume", action="store_true", help="go on with FILE where a command before did not come to its end"
+    )
 
     detect = commands.add_parser(
         "detect", help="find planes in whole scenes", description="Find planes, or another class, in whole scenes."
@@ -75,6 +78,15 @@ def build_parser() -> argparse.ArgumentParser:
         "--threshold", type=_probability, default=0.5, metavar="P", help="least probability of a box (default: 0.5)"
     )
     detect.add_argument("--class", dest="class_name", metavar="NAME", help="what to find (default: plane)")
+
+    export = commands.add_parser(
+        "export",
+        help="write a model for other runtimes",
+        description="Write a model as ONNX or torch.export, checked against the original. See docs/predict.md.",
+    )
+    export.add_argument("model", metavar="MODEL_DIR")
+    export.add_argument("--format", choices=("onnx", "torch"), help="default: as FILE says, else onnx")
+    export.add_argument("--output", metavar="FILE.onnx|FILE.pt2", help="default: model.onnx in the model directory")
 
     report = commands.add_parser(
         "report",
@@ -156,9 +168,9 @@ def build_parser() -> argparse.ArgumentParser:
     make.add_argument("--count", type=int, default=12_000)
     make.add_argument("--seed", type=int, default=0)
 
-    for command in (train, evaluate, predict, detect, report, doctor, serve, tune, info, make):
+    for command in (train, evaluate, predict, detect, export, report, doctor, serve, tune, info, make):
         command.add_argument("--quiet", action="store_true", help="only warnings and errors on standard error")
-    for command in (train, evaluate, predict, detect, report, doctor, tune, info):
+    for command in (train, evaluate, predict, detect, export, report, doctor, tune, info):
         command.add_argument("--json", action="store_true", help="the result as JSON on standard output")
     for command in (train, evaluate, predict, detect):
         command.add_argument(
@@ -166,7 +178,7 @@ def build_parser() -> argparse.ArgumentParser:
         )
     for command in (evaluate, predict, detect, serve):
         command.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
-    for command in (evaluate, predict, detect, report, serve):
+    for command in (evaluate, predict, detect, export, report, serve):
         command.add_argument(
             "--allow-code", action="store_true", help="import package.module:function if the model needs it"
         )

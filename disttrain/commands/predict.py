@@ -6,6 +6,7 @@ import argparse
 
 from disttrain.commands.output import check_output_file
 from disttrain.commands.start import join_or_start, validated_session
+from disttrain.errors import ConfigError
 from disttrain.files import expand_home, user_path
 
 _OUTPUT_FORMATS = (".csv", ".jsonl")
@@ -19,6 +20,8 @@ def run(arguments: argparse.Namespace, argv: list[str]) -> int:
 
     def validate(world_size: int) -> None:
         check_output_file("--output", output, _OUTPUT_FORMATS, "predictions are", inputs, arguments.json)
+        if arguments.resume and output is None:
+            raise ConfigError("--resume goes on with a file that was begun: name it by --output.")
 
     rank = join_or_start(arguments, argv, validate)
     if isinstance(rank, int):
@@ -29,6 +32,6 @@ def run(arguments: argparse.Namespace, argv: list[str]) -> int:
     with validated_session(rank, arguments, validate) as (session, _):
         predict_files(
             model_dir, inputs, output, arguments.device, arguments.allow_code, rank, session.control_plane,
-            as_json=arguments.json,
+            as_json=arguments.json, resume=arguments.resume, quiet=arguments.quiet,
         )  # fmt: skip
     return 0

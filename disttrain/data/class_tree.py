@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from disttrain.data.image_store import Listing
+from disttrain.data.listing import Listing
 from disttrain.errors import DataError
 from disttrain.log import log
 

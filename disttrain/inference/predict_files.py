@@ -1,48 +1,57 @@
 """`disttrain predict`: a model directory over files, folders, globs and zip files, on any number of ranks.
 
-Every rank takes a contiguous part of the list, so that rank zero only has to put the parts one behind the other.
+Rank zero lists the images once, on the disk. The ranks take blocks of the list in turns and leave the rows of each in a
+file of a folder beside the output (`predict_job.py`), which rank zero puts together at the end.
 """
 
 from __future__ import annotations
 
 import contextlib
-import csv
-import glob
-import io
 import json
-from collections.abc import Callable, Iterator, Sequence
+import os
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from logging import INFO
 from pathlib import Path
-from typing import Any
+from typing import TextIO
 
 import numpy as np
 
 from disttrain.comm.control_plane import ControlPlane
 from disttrain.comm.device import pick_device
-from disttrain.data.batch_plan import rank_slice
-from disttrain.data.decode import UnreadableImage, decode_image, image_suffixes
-from disttrain.data.file_kind import is_zip
-from disttrain.data.image_store import ImageStore, read_image_file
 from disttrain.errors import ConfigError, DataError
+from disttrain.files import replacing
+from disttrain.inference.decoding import DecodedBatch, answers_of, decoded_batches
+from disttrain.inference.input_list import InputList
 from disttrain.inference.output_file import open_output
-from disttrain.inference.predictor import NOT_FINITE, Predictor, label_of
+from disttrain.inference.predict_job import CannotWrite, JobFolder, JobPlan
+from disttrain.inference.predict_progress import PredictProgress, is_on_terminal
+from disttrain.inference.predict_start import Started, opened_folder, start_job
+from disttrain.inference.prediction_rows import RowFormat
+from disttrain.inference.predictor import Predictor
 from disttrain.launch.env import RankEnv
 from disttrain.log import log
 from disttrain.models.model_dir import ModelSpec, load_model_dir
 
-_BATCH_SIZE = 512
-_PIECE = 1 << 20  # characters that travel to rank zero at once
+_SEEN_WITHIN_S = 30.0  # a client of NFS may remember for some seconds that a file was not there
+_POLL_S = 0.1
 
 
 @dataclass(frozen=True)
-class _Item:
-    """One image to classify."""
+class _Work:
+    """What a rank needs for its part."""
 
-    path: str
-    """As it is shown."""
-    read: Callable[[], bytes]
-    """Raises UnreadableImage."""
+    folder: JobFolder
+    plan: JobPlan
+    predictor: Predictor
+    form: RowFormat
+    env: RankEnv
+    quiet: bool
+
+    def blocks(self) -> list[int]:
+        """Of this rank. In turns, so that what is slow to read comes to all of them."""
+        return self.folder.todo()[self.env.rank :: self.env.world_size]
 
 
 def predict_files(
@@ -54,36 +63,36 @@ def predict_files(
     env: RankEnv,
     control_plane: ControlPlane,
     as_json: bool = False,
+    resume: bool = False,
+    quiet: bool = False,
 ) -> None:
     """Classify every image of `inputs` and write the rows in input order: to a file, whose name says in which form, or
-    to standard output as CSV or JSON.
+    to standard output as CSV or JSON. With `resume`, go on with a command that did not come to its end.
 
     Raises DataError after the last row where some images could not be read; ConfigError or DataError before the first
-    where the model or an input is wrong.
+    where the model or an input is wrong, or does not fit what a command before has left.
     """
     device = control_plane.run_on_all("device", lambda: pick_device(device_name, env))
     model, spec = control_plane.run_on_all("model", lambda: load_model_dir(model_dir, allow_code))
     predictor = control_plane.run_on_all("predictor", lambda: Predictor(model, spec, device))
     control_plane.run_on_all("channels", lambda: check_channels(spec))
-    items = control_plane.run_on_all("inputs", lambda: list(_expand(inputs)))
-    part = [items[index] for index in rank_slice(len(items), env.rank, env.world_size)]
     as_json = as_json or (output or "").lower().endswith(".jsonl")
-    form = _JsonLines() if as_json else _Csv(spec.class_names)
-    failed = 0
-    with open_output(output) if env.is_rank_zero else _Sender(control_plane) as file:
-        if env.is_rank_zero:
-            file.write(form.header())
-        for row in _predict_rows(predictor, part):
-            failed += "error" in row
-            file.write(form.line(row))
-        if env.is_rank_zero:
-            for rank in range(1, env.world_size):
-                for piece in control_plane.recv(rank):
-                    file.write(piece)
+    form = RowFormat(spec.class_names, as_json)
+    with contextlib.ExitStack() as stack, _explained(output, CannotWrite):
+
+        def begin() -> Started | None:
+            if not env.is_rank_zero:
+                return None
+            with _explained(output):
+                folder = stack.enter_context(opened_folder(output, resume))
+                return start_job(folder, inputs, output, spec, as_json, resume)
+
+        started = control_plane.run_on_all("inputs", begin, env.is_rank_zero)
+        failed, count = _do(started, predictor, form, output, env, control_plane, quiet, resume)
     total_failed = control_plane.sum("unreadable", failed)
-    log.info("classified %d of %d images on %d rank(s)", len(items) - total_failed, len(items), env.world_size)
+    log.info("classified %d of %d images on %d rank(s)", count - total_failed, count, env.world_size)
     if total_failed:
-        raise DataError(f"{total_failed} of {len(items)} images could not be read: see the error column of their rows.")
+        raise DataError(f"{total_failed} of {count} images could not be read: see the error column of their rows.")
 
 
 def check_channels(spec: ModelSpec) -> None:
@@ -95,106 +104,124 @@ def check_channels(spec: ModelSpec) -> None:
         )
 
 
-class _Sender(contextlib.AbstractContextManager["_Sender"]):
-    """The writing side of another rank: its text goes to rank zero over the store, in pieces."""
+def _do(
+    started: Started | None,
+    predictor: Predictor,
+    form: RowFormat,
+    output: str | None,
+    env: RankEnv,
+    control_plane: ControlPlane,
+    quiet: bool,
+    resume: bool,
+) -> tuple[int, int]:
+    """How many rows have an error, as far as this rank is the one to say so; how many images there are."""
+    if env.world_size > 1:
+        place = json.dumps([str(started.folder.path.absolute()), started.token]) if started else None
+        path, token = json.loads(control_plane.broadcast("folder", place))
+        folder = JobFolder(Path(path))
+        control_plane.run_on_all("folder", lambda: _check_seen(folder, token, env))
+    else:
+        assert started is not None
+        folder = started.folder
+    plan = folder.plan()
+    if "finished" in folder.record():
+        failed: int = folder.record()["finished"]["failed"]
+        return (failed if env.is_rank_zero else 0), plan.count
+    work = _Work(folder, plan, predictor, form, env, quiet)
+    if output is None and env.world_size == 1:
+        with open_output(None) as file:
+            return _print_rows(work, file), plan.count
+    for block, batches in _by_block(work):
+        with folder.block(block) as writer:
+            for text, errors in batches:
+                writer.write(text, errors)
+    control_plane.run_on_all("predicted", lambda: None)
 
-    def __init__(self, control_plane: ControlPlane) -> None:
-        self._control_plane, self._lines, self._length = control_plane, [""], 0
-
-    def write(self, text: str) -> None:
-        self._lines.append(text)
-        self._length += len(text)
-        if self._length > _PIECE:
-            self._flush()
-
-    def _flush(self) -> None:
-        if self._length:
-            self._control_plane.send_to_rank_zero("".join(self._lines))
-        self._lines, self._length = [], 0
-
-    def __exit__(self, *failure: object) -> None:
-        if failure[0] is None:
-            self._flush()
-            self._control_plane.send_to_rank_zero("")
-
-
-def _expand(inputs: Sequence[str]) -> Iterator[_Item]:
-    """Files, folders, globs and zips as single images, in the order given; folders and zips sorted by name."""
-    for given in inputs:
-        paths = [given] if Path(given).exists() else sorted(glob.glob(given, recursive=True))  # noqa: PTH207 (absolute patterns too)
-        if not paths and any(sign in given for sign in "*?["):
-            raise DataError(f"{given} matches no file.")
-        for path in map(Path, paths or [given]):
-            # An image may have a zip behind it; a zip has no image's suffix.
-            if path.is_dir() or (path.suffix.lower() not in image_suffixes() and is_zip(path)):
-                yield from _expand_store(ImageStore(path))
+    def merge() -> int:
+        if not env.is_rank_zero:
+            return 0
+        with _explained(output):
+            with open_output(None) if output is None else replacing(Path(output), durable=True) as file:
+                failed = folder.merge(plan, file, form.header())
+            if resume and output is not None:
+                folder.keep_result(Path(output), failed)
             else:
-                yield _Item(str(path), partial(read_image_file, path))
+                folder.clear()
+        return failed
+
+    return control_plane.run_on_all("output", merge), plan.count
 
 
-def _expand_store(store: ImageStore) -> Iterator[_Item]:
-    listing = store.listing
-    if not listing.images and not listing.unreadable:
-        suffixes = ", ".join(image_suffixes())
-        raise DataError(f"{store.path} holds no images{listing.describe_others()}. Images are {suffixes}.")
-    if left_out := listing.describe_left_out():
-        log.warning("%s: left out %s", store.path, left_out)
-    for name in sorted([*listing.images, *listing.unreadable]):
-        reason = listing.unreadable.get(name)
-        yield _Item(f"{store.path}/{name}", partial(store.read, name) if reason is None else partial(_fail, reason))
+def _print_rows(work: _Work, file: TextIO) -> int:
+    """Rows as they come, where one rank makes all of them."""
+    failed = 0
+    file.write(work.form.header())
+    for _, batches in _by_block(work):
+        for text, errors in batches:
+            file.write(text)
+            failed += errors
+    return failed
 
 
-def _fail(reason: str) -> bytes:
-    raise UnreadableImage(reason)
+def _by_block(work: _Work) -> Iterator[tuple[int, Iterator[tuple[str, int]]]]:
+    """Every block of this rank with (rows, how many have an error) of each of its batches, to be taken at once."""
+    plan, folder, blocks = work.plan, work.folder, work.blocks()
+    inputs = InputList.load(folder.path, plan.count, plan.inputs)
+    spec, cores = work.predictor.spec, len(os.sched_getaffinity(0))
+    ranges = [one for block in blocks for one in plan.batches(block)]
+    decoded = decoded_batches(inputs, ranges, spec, max(1, cores // work.env.local_world_size))
+    printed = 0  # by blocks of which no file is kept
+
+    def count_done() -> int:
+        return max(printed, folder.images_done(plan))
+
+    shown = work.env.is_rank_zero and not work.quiet and log.isEnabledFor(INFO)
+    progress = PredictProgress(plan.count, folder.images_done(plan), count_done, shown, is_on_terminal())
+
+    def rows(block: int) -> Iterator[tuple[str, int]]:
+        in_hand = 0
+        for _ in plan.batches(block):
+            with progress.timed("waiting for decoded images"):
+                batch = next(decoded)
+            with progress.timed("network"):
+                probabilities = _probabilities(work.predictor, batch)
+            with progress.timed("rows"):
+                rendered = work.form.render(batch.paths, answers_of(batch, probabilities))
+            yield rendered
+            in_hand += len(batch.paths)
+            progress.update(in_hand)
+
+    for block in blocks:
+        yield block, rows(block)
+        printed += sum(map(len, plan.batches(block)))
+    progress.close()
 
 
-def _predict_rows(predictor: Predictor, items: list[_Item]) -> Iterator[dict[str, Any]]:
-    for at in range(0, len(items), _BATCH_SIZE):
-        batch = items[at : at + _BATCH_SIZE]
-        decoded = [_read(item, predictor.spec) for item in batch]
-        images = [one for one in decoded if isinstance(one, np.ndarray)]
-        probabilities = iter(predictor.probabilities(np.stack(images)) if images else [])
-        for item, one in zip(batch, decoded, strict=True):
-            row = {"error": one} if isinstance(one, str) else _row(next(probabilities), predictor.spec)
-            yield {"path": item.path, **row}
+def _probabilities(predictor: Predictor, batch: DecodedBatch) -> np.ndarray:
+    if not len(batch.images):
+        return np.empty((0, len(predictor.spec.class_names)), np.float32)
+    return predictor.probabilities(batch.images.numpy())
 
 
-def _read(item: _Item, spec: ModelSpec) -> np.ndarray | str:
-    """The image, or why there is none."""
-    channels, height, width = spec.input_shape
+def _check_seen(folder: JobFolder, token: str, env: RankEnv) -> None:
+    """Raise ConfigError where this rank does not see the folder that rank zero has begun."""
+    deadline = time.monotonic() + _SEEN_WITHIN_S
+    while folder.record().get("token") != token:
+        if time.monotonic() > deadline:
+            raise ConfigError(
+                f"rank {env.rank} does not see {folder.path}, in which ranks leave their rows for rank 0: give "
+                "--output FILE in a folder that all nodes see."
+            )
+        time.sleep(_POLL_S)
+
+
+@contextlib.contextmanager
+def _explained(output: str | None, kind: type[OSError] = OSError) -> Iterator[None]:
+    """What the disk refuses, as one message."""
     try:
-        return decode_image(item.read(), (channels, height, width), spec.resize)
-    except UnreadableImage as error:
-        return str(error)
-
-
-def _row(probabilities: np.ndarray, spec: ModelSpec) -> dict[str, Any]:
-    if not np.isfinite(probabilities).all():
-        return {"error": NOT_FINITE}
-    label, probability, by_class = label_of(probabilities, spec.class_names)
-    return {"label": label, "probability": probability, **{f"p_{name}": value for name, value in by_class.items()}}
-
-
-class _Csv:
-    """Rows as CSV (RFC 4180, newlines as on Unix)."""
-
-    def __init__(self, class_names: Sequence[str]) -> None:
-        self._columns = ["path", "label", "probability", *(f"p_{name}" for name in class_names), "error"]
-
-    def header(self) -> str:
-        return self.line(dict(zip(self._columns, self._columns, strict=True)))
-
-    def line(self, row: dict[str, Any]) -> str:
-        text = io.StringIO()
-        csv.DictWriter(text, self._columns, restval="", lineterminator="\n").writerow(row)
-        return text.getvalue()
-
-
-class _JsonLines:
-    """Rows as JSON, one object a line."""
-
-    def header(self) -> str:
-        return ""
-
-    def line(self, row: dict[str, Any]) -> str:
-        return json.dumps(row) + "\n"
+        yield
+    except kind as error:
+        where = "the folder for temporary files (TMPDIR)" if output is None else f"--output {output}"
+        is_kept = output is not None and JobFolder(Path(f"{output}.parts")).record()
+        kept = f" What is done is kept in {output}.parts: make room and go on by --resume." if is_kept else ""
+        raise DataError(f"{where} cannot be written: {error.strerror or error}.{kept}") from None

@@ -95,26 +95,21 @@ def find_model_dir(path: Path) -> Path:
     )
 
 
-def load_model_dir(path: Path, allow_code: bool = False) -> tuple[nn.Module, ModelSpec]:
+def load_model_dir(
+    path: Path, allow_code: bool = False, network: nn.Module | None = None
+) -> tuple[nn.Module, ModelSpec]:
     """The network in evaluation mode, on the CPU, and its description.
 
     Args:
         allow_code: import `package.module:function` where the model was made by one.
+        network: takes the weights, where it was given to `fit` as an object; by default it is built as described.
     Raises DataError (missing or damaged files), IntegrityError (weights that are not those described) or ConfigError
-    (a model made by code that was not allowed).
+    (a model made by code that was not allowed, or given as an object).
     """
     folder = find_model_dir(path)
     spec = _load_spec(folder / DESCRIPTION)
-    if spec.model not in MODELS and not spec.model.startswith("torchvision:"):
-        if not spec.model:
-            raise ConfigError(
-                f"{folder} holds the weights of a network that was given as an object: load {WEIGHTS} into it yourself."
-            )
-        if not allow_code:
-            raise ConfigError(
-                f"{folder} was made by the code {spec.model!r}, and loading a model runs no code unasked. Add "
-                "--allow-code if you trust the module of that name on this machine."
-            )
+    if network is None:
+        _check_can_be_built(folder, spec, allow_code)
     try:
         state = load_file(folder / WEIGHTS)
     except (OSError, SafetensorError) as error:
@@ -123,13 +118,30 @@ def load_model_dir(path: Path, allow_code: bool = False) -> tuple[nn.Module, Mod
         raise IntegrityError(
             f"{folder / WEIGHTS} is not what {DESCRIPTION} describes: its sha256 differs. Copy it again."
         )
-    config = ModelConfig(name=spec.model, dropout=spec.dropout, kwargs=spec.kwargs)
-    model = build_model(config, spec.input_shape, len(spec.class_names))
+    if network is None:
+        config = ModelConfig(name=spec.model, dropout=spec.dropout, kwargs=spec.kwargs)
+        network = build_model(config, spec.input_shape, len(spec.class_names))
     try:
-        model.load_state_dict(state)
+        network.load_state_dict(state)
     except RuntimeError as error:
-        raise DataError(f"{folder / WEIGHTS} does not fit model {spec.model!r}: {error}") from None
-    return model.eval(), spec
+        name = f"model {spec.model!r}" if spec.model else "the network that was given"
+        raise DataError(f"{folder / WEIGHTS} does not fit {name}: {error}") from None
+    return network.eval(), spec
+
+
+def _check_can_be_built(folder: Path, spec: ModelSpec, allow_code: bool) -> None:
+    if spec.model in MODELS or spec.model.startswith("torchvision:"):
+        return
+    if not spec.model:
+        raise ConfigError(
+            f"{folder} holds the weights of a network that was given as an object: load {WEIGHTS} into it yourself, or "
+            "let load_model_dir(path, network=...) do it (docs/api.md)."
+        )
+    if not allow_code:
+        raise ConfigError(
+            f"{folder} was made by the code {spec.model!r}, and loading a model runs no code unasked. Add "
+            "--allow-code if you trust the module of that name on this machine."
+        )
 
 
 def _load_spec(path: Path) -> ModelSpec:

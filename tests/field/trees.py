@@ -104,7 +104,7 @@ def save_classifier(folder: Path, channels: int) -> Path:
 class Alone:
     """The control plane of one rank."""
 
-    def run_on_all(self, stage: str, make: Callable[[], Any]) -> Any:
+    def run_on_all(self, stage: str, make: Callable[[], Any], first: bool = True) -> Any:
         return make()
 
     def sum(self, name: str, value: int) -> int:
