@@ -62,6 +62,9 @@ class Exported:
 class _ImageClassifier(nn.Module):
     """uint8 images -> probabilities: normalisation and symmetries are part of it."""
 
+    scale: torch.Tensor
+    offset: torch.Tensor
+
     def __init__(self, model: nn.Module, spec: ModelSpec) -> None:
         super().__init__()
         self.model, self.symmetries = model, spec.symmetries
@@ -72,7 +75,7 @@ class _ImageClassifier(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """uint8 [n, channels, height, width] -> float32 [n, classes]"""
-        inputs = images.float() * self.scale + self.offset  # type: ignore[operator]
+        inputs = images.float() * self.scale + self.offset
         return averaged_outputs(self.model, inputs, self.symmetries).float().softmax(1)
 
 

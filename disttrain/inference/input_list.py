@@ -20,8 +20,7 @@ from disttrain.data.zip_directory import Member, ZipReader
 from disttrain.errors import DataError
 from disttrain.log import log
 
-STRIDE = 32
-"""Images between two places of the list that are remembered."""
+_STRIDE = 32  # images between two places of the list that are remembered
 LIST_FILES = _LIST, _SOURCES, _PLACES = "inputs.jsonl", "sources.json", "places.bin"
 _FILE, _MEMBER, _LOST = "file", "member", "lost"
 
@@ -48,13 +47,14 @@ class InputList:
     sha256: str
     """Over the names, and what changes when an image does."""
     places: array[int]
-    """Bytes before every `STRIDE`-th image."""
+    """Bytes before every `_STRIDE`-th image."""
 
     def items(self, start: int, end: int) -> list[Item]:
-        """Those from `start`, a multiple of `STRIDE`, to before `end`. Raises OSError."""
+        """Those from `start` to before `end`. Raises OSError."""
+        before = start % _STRIDE
         with (self.folder / _LIST).open(encoding="ascii") as file:
-            file.seek(self.places[start // STRIDE])
-            lines = [file.readline() for _ in range(start, min(end, self.count))]
+            file.seek(self.places[start // _STRIDE])
+            lines = [file.readline() for _ in range(start - before, min(end, self.count))][before:]
         sources = json.loads((self.folder / _SOURCES).read_text(encoding="ascii"))
         return [_item(sources, *json.loads(line)) for line in lines]
 
@@ -106,7 +106,7 @@ def write_input_list(inputs: Sequence[str], folder: Path) -> InputList:
         for given in inputs:
             for record in _records(given, folder, sources):
                 line = json.dumps(record) + "\n"
-                if count % STRIDE == 0:
+                if count % _STRIDE == 0:
                     places.append(at)
                 at += file.write(line)
                 digest.update(line.encode())

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -221,6 +222,9 @@ def _explained(output: str | None, kind: type[OSError] = OSError) -> Iterator[No
     try:
         yield
     except kind as error:
+        own = str(tempfile.gettempdir()) if output is None else output
+        if error.filename is not None and not str(error.filename).startswith(own):
+            raise DataError(f"{error.filename} cannot be read: {error.strerror}.") from None
         where = "the folder for temporary files (TMPDIR)" if output is None else f"--output {output}"
         is_kept = output is not None and JobFolder(Path(f"{output}.parts")).record()
         kept = f" What is done is kept in {output}.parts: make room and go on by --resume." if is_kept else ""

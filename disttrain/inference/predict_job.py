@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import uuid
 import zlib
 from collections.abc import Iterator, Mapping
@@ -20,14 +21,15 @@ from typing import Any, TextIO
 
 from disttrain.errors import ConfigError, IntegrityError
 from disttrain.files import file_sha256, write_json
-from disttrain.inference.input_list import LIST_FILES, STRIDE, InputList
+from disttrain.inference.input_list import LIST_FILES, InputList
 from disttrain.models.model_dir import ModelSpec
 from disttrain.system.owner import OWNER
 
 JOB, _TODO, _BLOCKS = "job.json", "todo.json", "blocks"
 _OWN_FILES = {JOB, _TODO, _BLOCKS, OWNER, *LIST_FILES}
 FORMAT = 1
-_LARGEST_BATCH, _BATCHES_PER_BLOCK, _BLOCKS_WANTED = 512, 8, 64
+_SMALLEST_BATCH, _LARGEST_BATCH, _BATCHES_PER_BLOCK, _BLOCKS_WANTED = 32, 512, 8, 64
+_BLOCK_NAME = re.compile(r"(\d+)-(\d+)-([0-9a-f]{8})")  # number, rows with an error, CRC-32 of the content
 _LARGEST_BATCH_BYTES = 8 << 20  # of pixels, which decoding processes hand over in shared memory
 _NAMES = {
     "format": "the version of the folder",
@@ -60,8 +62,8 @@ class JobPlan:
         """Sizes depend on the images and the model alone, never on the number of ranks."""
         model = hashlib.sha256(json.dumps(asdict(spec), sort_keys=True).encode()).hexdigest()
         channels, height, width = spec.input_shape
-        fitting = min(_LARGEST_BATCH, _LARGEST_BATCH_BYTES // (channels * height * width))
-        batch = max(STRIDE, min(fitting, inputs.count // _BLOCKS_WANTED) // STRIDE * STRIDE)
+        fitting = min(_LARGEST_BATCH, max(1, _LARGEST_BATCH_BYTES // (channels * height * width)))
+        batch = min(fitting, max(_SMALLEST_BATCH, inputs.count // _BLOCKS_WANTED))
         blocks = min(_BATCHES_PER_BLOCK, max(1, inputs.count // (batch * _BLOCKS_WANTED)))
         form = "jsonl" if as_json else "csv"
         return cls(inputs.count, inputs.sha256, model, spec.weights_sha256, form, batch, batch * blocks)
@@ -107,11 +109,13 @@ class BlockWriter:
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         """Give the file its name, unless something went wrong. Raises CannotWrite."""
         try:
-            with contextlib.nullcontext() if kind is None else contextlib.suppress(OSError), _cannot_write():
+            with _cannot_write():
                 self._file.close()
-            if kind is None:
-                with _cannot_write():
+                if kind is None:
                     self._beside.rename(self._folder / f"{self._block}-{self._failed}-{self._checksum:08x}")
+        except CannotWrite:
+            if kind is None:
+                raise
         finally:
             with contextlib.suppress(OSError):
                 self._beside.unlink(missing_ok=True)
@@ -150,8 +154,8 @@ class JobFolder:
 
     def done(self) -> dict[int, Path]:
         """The file of every block that is there, unread."""
-        names = os.listdir(self.path / _BLOCKS)  # noqa: PTH208 (millions of names need no Path)
-        return {int(name.split("-")[0]): self.path / _BLOCKS / name for name in names if not name.startswith(".")}
+        names = os.listdir(self.path / _BLOCKS)  # noqa: PTH208 (many names need no Path)
+        return {int(found[1]): self.path / _BLOCKS / found[0] for found in map(_BLOCK_NAME.fullmatch, names) if found}
 
     def images_done(self, plan: JobPlan) -> int:
         """How many images are in blocks that are there."""
@@ -163,7 +167,7 @@ class JobFolder:
         """Remove what a crash has left of blocks. Raises OSError."""
         (self.path / _BLOCKS).mkdir(exist_ok=True)
         for path in (self.path / _BLOCKS).iterdir():
-            if path.name.startswith(".") or not _is_whole(path):
+            if not _BLOCK_NAME.fullmatch(path.name) or not _is_whole(path):
                 path.unlink()
 
     def merge(self, plan: JobPlan, file: TextIO, header: str) -> int:
@@ -208,24 +212,26 @@ class JobFolder:
 
     def is_foreign(self) -> bool:
         """Whether something is there that no command of this kind has put there."""
-        return not {path.name for path in self.path.iterdir()} <= _OWN_FILES
+        beside = tuple(f".{name}." for name in _OWN_FILES)  # what a kill leaves of a file that is being replaced
+        names = [path.name for path in self.path.iterdir()]
+        return any(name not in _OWN_FILES and not name.startswith(beside) for name in names)
 
-    def clear(self) -> None:
-        """Remove everything but the owner's name. Raises OSError."""
+    def clear(self, *kept: str) -> None:
+        """Remove everything but the owner's name and what is to be kept. Raises OSError."""
         for path in [*(self.path / _BLOCKS).glob("*"), *self.path.iterdir()]:
-            if path.name != OWNER:
+            if path.name not in (OWNER, *kept):
                 path.rmdir() if path.is_dir() else path.unlink()
 
     def keep_result(self, output: Path, failed: int) -> None:
         """In the place of the blocks: what the whole output was. Raises OSError."""
-        record = {**self.record(), "finished": {"sha256": file_sha256(output), "failed": failed}}
-        self.clear()
-        write_json(self.path / JOB, record)
+        finished = {"sha256": file_sha256(output), "failed": failed}
+        write_json(self.path / JOB, {**self.record(), "finished": finished})
+        self.clear(JOB)
 
     def finish_again(self, record: Mapping[str, Any], token: str) -> None:
         """Nothing is left to do: the record alone, for the other ranks too. Raises OSError."""
-        self.clear()
         write_json(self.path / JOB, {**record, "token": token})
+        self.clear(JOB)
 
 
 def check_same(plan: JobPlan, before: Mapping[str, Any], output: str, folder: Path) -> None:

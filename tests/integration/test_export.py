@@ -112,7 +112,7 @@ def flip_a_weight(model: Path) -> None:
 
 def change_an_answer(model: Path) -> None:
     golden = load_file(model / GOLDEN)
-    Golden(golden["images"], golden["probabilities"][::-1].copy()).save(model)
+    Golden(golden["images"], golden["probabilities"][:, ::-1].copy()).save(model)
 
 
 @pytest.mark.parametrize("damage", [flip_a_weight, change_an_answer])
