@@ -58,7 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
     predict = commands.add_parser(
         "predict", help="classify images", description="Classify images, folders, globs, zip files."
     )
-    predict.add_argument("model", metavar="MODEL_DIR")
+    predict.add_argument("model", metavar="MODEL_DIR|MODEL.onnx")
     predict.add_argument("inputs", nargs="+", metavar="INPUT")
     predict.add_argument("--output", metavar="FILE.csv|FILE.jsonl", help="default: CSV on standard output")
     predict.add_argument(

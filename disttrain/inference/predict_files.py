@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TextIO
 
 import numpy as np
+import torch
 
 from disttrain.comm.control_plane import ControlPlane
 from disttrain.comm.device import pick_device
@@ -25,8 +26,9 @@ from disttrain.errors import ConfigError, DataError
 from disttrain.files import replacing
 from disttrain.inference.decoding import DecodedBatch, answers_of, decoded_batches
 from disttrain.inference.input_list import InputList
+from disttrain.inference.onnx_predictor import OnnxPredictor
 from disttrain.inference.output_file import open_output
-from disttrain.inference.predict_job import CannotWrite, JobFolder, JobPlan
+from disttrain.inference.predict_job import CannotWrite, JobFolder, JobPlan, Planner
 from disttrain.inference.predict_progress import PredictProgress, is_on_terminal
 from disttrain.inference.predict_start import Started, opened_folder, start_job
 from disttrain.inference.prediction_rows import RowFormat
@@ -45,7 +47,7 @@ class _Work:
 
     folder: JobFolder
     plan: JobPlan
-    predictor: Predictor
+    predictor: Predictor | OnnxPredictor
     form: RowFormat
     env: RankEnv
     quiet: bool
@@ -74,19 +76,20 @@ def predict_files(
     where the model or an input is wrong, or does not fit what a command before has left.
     """
     device = control_plane.run_on_all("device", lambda: pick_device(device_name, env))
-    model, spec = control_plane.run_on_all("model", lambda: load_model_dir(model_dir, allow_code))
-    predictor = control_plane.run_on_all("predictor", lambda: Predictor(model, spec, device))
+    predictor = control_plane.run_on_all("model", lambda: _load(model_dir, device_name, device, allow_code))
+    spec = predictor.spec
     control_plane.run_on_all("channels", lambda: check_channels(spec))
     as_json = as_json or (output or "").lower().endswith(".jsonl")
     form = RowFormat(spec.class_names, as_json)
     with contextlib.ExitStack() as stack, _explained(output, CannotWrite):
+        planner = Planner(spec, as_json, predictor.sha256 if isinstance(predictor, OnnxPredictor) else "")
 
         def begin() -> Started | None:
             if not env.is_rank_zero:
                 return None
             with _explained(output):
                 folder = stack.enter_context(opened_folder(output, resume))
-                return start_job(folder, inputs, output, spec, as_json, resume)
+                return start_job(folder, inputs, output, planner, resume)
 
         started = control_plane.run_on_all("inputs", begin, env.is_rank_zero)
         failed, count = _do(started, predictor, form, output, env, control_plane, quiet, resume)
@@ -94,6 +97,12 @@ def predict_files(
     log.info("classified %d of %d images on %d rank(s)", count - total_failed, count, env.world_size)
     if total_failed:
         raise DataError(f"{total_failed} of {count} images could not be read: see the error column of their rows.")
+
+
+def _load(path: Path, device_name: str, device: torch.device, allow_code: bool) -> Predictor | OnnxPredictor:
+    if path.suffix.lower() == ".onnx" and not path.is_dir():
+        return OnnxPredictor(path, device_name)
+    return Predictor(*load_model_dir(path, allow_code), device)
 
 
 def check_channels(spec: ModelSpec) -> None:
@@ -107,7 +116,7 @@ def check_channels(spec: ModelSpec) -> None:
 
 def _do(
     started: Started | None,
-    predictor: Predictor,
+    predictor: Predictor | OnnxPredictor,
     form: RowFormat,
     output: str | None,
     env: RankEnv,
@@ -198,7 +207,7 @@ def _by_block(work: _Work) -> Iterator[tuple[int, Iterator[tuple[str, int]]]]:
     progress.close()
 
 
-def _probabilities(predictor: Predictor, batch: DecodedBatch) -> np.ndarray:
+def _probabilities(predictor: Predictor | OnnxPredictor, batch: DecodedBatch) -> np.ndarray:
     if not len(batch.images):
         return np.empty((0, len(predictor.spec.class_names)), np.float32)
     return predictor.probabilities(batch.images.numpy())

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import re
 import uuid
@@ -43,6 +44,27 @@ _PIECE = 1 << 20
 
 
 @dataclass(frozen=True)
+class Planner:
+    """What a plan depends on beside the images."""
+
+    spec: ModelSpec
+    as_json: bool
+    network: str = ""
+    """The sha256 of the file where another runtime than torch runs it: the last decimals are its own."""
+
+    def plan(self, inputs: InputList) -> JobPlan:
+        """Sizes depend on the images and the model alone, never on the number of ranks."""
+        spec, count = self.spec, inputs.count
+        described = json.dumps([asdict(spec), self.network], sort_keys=True)
+        fitting = min(_LARGEST_BATCH, max(1, _LARGEST_BATCH_BYTES // math.prod(spec.input_shape)))
+        batch = min(fitting, max(_SMALLEST_BATCH, count // _BLOCKS_WANTED))
+        blocks = min(_BATCHES_PER_BLOCK, max(1, count // (batch * _BLOCKS_WANTED)))
+        model = hashlib.sha256(described.encode()).hexdigest()
+        form = "jsonl" if self.as_json else "csv"
+        return JobPlan(count, inputs.sha256, model, spec.weights_sha256, form, batch, batch * blocks)
+
+
+@dataclass(frozen=True)
 class JobPlan:
     """What is to be done, so that another command can tell whether it is the same."""
 
@@ -56,17 +78,6 @@ class JobPlan:
     batch_size: int
     block_size: int
     format: int = FORMAT
-
-    @classmethod
-    def of(cls, inputs: InputList, spec: ModelSpec, as_json: bool) -> JobPlan:
-        """Sizes depend on the images and the model alone, never on the number of ranks."""
-        model = hashlib.sha256(json.dumps(asdict(spec), sort_keys=True).encode()).hexdigest()
-        channels, height, width = spec.input_shape
-        fitting = min(_LARGEST_BATCH, max(1, _LARGEST_BATCH_BYTES // (channels * height * width)))
-        batch = min(fitting, max(_SMALLEST_BATCH, inputs.count // _BLOCKS_WANTED))
-        blocks = min(_BATCHES_PER_BLOCK, max(1, inputs.count // (batch * _BLOCKS_WANTED)))
-        form = "jsonl" if as_json else "csv"
-        return cls(inputs.count, inputs.sha256, model, spec.weights_sha256, form, batch, batch * blocks)
 
     @property
     def blocks(self) -> int:

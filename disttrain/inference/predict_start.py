@@ -12,9 +12,8 @@ from pathlib import Path
 from disttrain.errors import ConfigError
 from disttrain.files import file_sha256
 from disttrain.inference.input_list import write_input_list
-from disttrain.inference.predict_job import FORMAT, JobFolder, JobPlan, check_same
+from disttrain.inference.predict_job import FORMAT, JobFolder, Planner, check_same
 from disttrain.log import log
-from disttrain.models.model_dir import ModelSpec
 from disttrain.system.owner import FolderOwner, Use
 
 _USE = Use("folder", "predicts", "--output")
@@ -80,14 +79,12 @@ def _look(folder: JobFolder, output: str, resume: bool) -> None:
         )
 
 
-def start_job(
-    folder: JobFolder, inputs: Sequence[str], output: str | None, spec: ModelSpec, as_json: bool, resume: bool
-) -> Started:
+def start_job(folder: JobFolder, inputs: Sequence[str], output: str | None, planner: Planner, resume: bool) -> Started:
     """List the images and find what is left to do. Raises ConfigError, DataError, OSError."""
     before = folder.record() if resume else {}
     if not before:
         folder.clear()
-    plan = JobPlan.of(write_input_list(inputs, folder.path), spec, as_json)
+    plan = planner.plan(write_input_list(inputs, folder.path))
     token = uuid.uuid4().hex
     if before:
         check_same(plan, before, str(output), folder.path)

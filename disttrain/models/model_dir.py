@@ -149,11 +149,15 @@ def _load_spec(path: Path) -> ModelSpec:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content.pop("format") != _FORMAT:
             raise ValueError(f"its format is not {_FORMAT}")
-        content |= {key: tuple(content[key]) for key in _TUPLES}
-        content["symmetries"] = tuple(map(tuple, content["symmetries"]))
-        return ModelSpec(**content)
+        return spec_of(content)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise DataError(f"{path} is not a model description: {error}.") from None
+
+
+def spec_of(content: Mapping[str, Any]) -> ModelSpec:
+    """From its fields as JSON has them. Raises TypeError, KeyError, ValueError for others."""
+    tuples = {key: tuple(content[key]) for key in _TUPLES}
+    return ModelSpec(**{**content, **tuples, "symmetries": tuple(map(tuple, content["symmetries"]))})
 
 
 _TUPLES = ("input_shape", "class_names", "mean", "std")

@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from field.trees import predicted
 from safetensors.numpy import load_file
 from torch import nn
+from unit.helpers import chips, png, write_folder
 
 from disttrain.config import build_config
 from disttrain.errors import ConfigError, DataError, DisttrainError, IntegrityError
@@ -96,6 +98,22 @@ def test_another_process_gets_the_answers_of_the_original_for_any_number_of_imag
         assert np.abs(outputs - expected[: len(outputs)]).max() < TOLERANCE
     assert np.ptp(expected) > 0.01
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["images.npy", "read.npz", output.name])
+
+
+def test_predict_takes_the_onnx_file_for_the_model_directory(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_folder(tmp_path / "chips", {name: png(image) for name, image in chips(70).items()})
+    by_torch, _ = predicted(model, folder, capsys)
+    export_model(model, tmp_path / "model.onnx")
+    by_onnx, message = predicted(tmp_path / "model.onnx", folder, capsys)
+    assert message == ""
+    assert len(by_onnx) == 70
+    for one, other in zip(by_onnx, by_torch, strict=True):
+        assert (one["path"], one["label"]) == (other["path"], other["label"])
+        assert float(one["p_plane"]) == pytest.approx(float(other["p_plane"]), abs=TOLERANCE)
+    (tmp_path / "other.onnx").write_text("no model")
+    assert "is no ONNX model" in predicted(tmp_path / "other.onnx", folder, capsys)[1]
 
 
 def refused(kind: type[DisttrainError], *given: object, **options: object) -> str:
