@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DATA ?=
 RUN_DIR ?= runs/make-train
 
-.PHONY: setup horovod train test test-setup test-long test-fast check check-k8s test-k8s bench chaos fuzz clean
+.PHONY: setup horovod train test test-setup test-long test-fast check check-k8s test-k8s images lock bench chaos fuzz clean
 
 setup: $(VENV)/ready
 
@@ -49,7 +49,7 @@ test-setup: setup
 	tests/system_packages.sh
 	! tests/system_packages.sh --has-horovods || $(MAKE) --no-print-directory horovod
 
-SHELL_SCRIPTS := .ci/run $(wildcard launchers/*.sh slurm/*.sh slurm/*.sbatch tests/*.sh tests/k8s/*.sh k8s/base/*/*.sh)
+SHELL_SCRIPTS := .ci/run $(wildcard launchers/*.sh slurm/*.sh slurm/*.sbatch tests/*.sh tests/k8s/*.sh k8s/base/*/*.sh requirements/*.sh)
 
 check: setup
 	$(BIN)/ruff check .
@@ -65,6 +65,14 @@ check-k8s: setup
 # Our custom resources, and broken ones, before a real API server, which is built the first time (minutes). As root, on Debian.
 test-k8s: setup
 	PATH="$(abspath $(BIN)):$$PATH" tests/k8s/crd_server.sh $(BIN)/python -m tests.k8s.on_server
+
+# The images of Dockerfile.cuda on a base from Debian's packages, as tests/containers has them. As root, on Debian.
+images: test-setup
+	$(BIN)/python -m tests.containers.images
+
+# The images' lock files anew, with the versions of this environment: what the tests have run with.
+lock: setup
+	requirements/lock.sh $(abspath $(BIN))/python
 
 # N trainings that are killed, frozen, cut off and damaged at random: those of the seeds SEED, SEED + 1 ...
 # (without SEED: from the clock). A failing one is run again by `make chaos N=1 SEED=<its seed>`.

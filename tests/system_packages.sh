@@ -10,6 +10,8 @@ horovod=(g++ cmake make mpirun mpicxx)
 declare -A package_of=(
     [g++]=g++ [cmake]=cmake [make]=make [mpirun]=openmpi-bin [mpicxx]="openmpi-bin libopenmpi-dev" [git]=git
     [ip]=iproute2 [chromium]=chromium [slurmctld]="slurm-wlm slurmctld" [slurmd]=slurmd [sbatch]=slurm-client [munged]=munge
+    [podman]=podman [runc]=runc [iptables]=iptables [mmdebstrap]=mmdebstrap
+    [/usr/lib/podman/netavark]=netavark [/usr/lib/podman/aardvark-dns]=aardvark-dns
 )
 missing_of() {
     local program

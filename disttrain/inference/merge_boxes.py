@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torchvision.ops import nms
 
 from disttrain.data.scene import Scene
+from disttrain.errors import ConfigError
 from disttrain.inference.window_search import Hits, WindowSearch
 
 _BATCH_SIZE = 64
@@ -32,7 +32,14 @@ class Box:
 
 
 def merge_hits(hits: Hits, height: int, width: int) -> list[Box]:
-    """Windows of one size -> boxes of that size by non-maximum suppression, from above to below, then left to right."""
+    """Windows of one size -> boxes of that size by non-maximum suppression, from above to below, then left to right.
+
+    Raises ConfigError without torchvision, which an image for classification alone may lack.
+    """
+    try:
+        from torchvision.ops import nms
+    except ImportError:
+        raise ConfigError("boxes in scenes need torchvision: install the one that is made for this torch.") from None
     if not len(hits.top):
         return []
     order = np.lexsort((hits.left, hits.top))  # equal scores: by place, in whatever order the tiles came

@@ -191,6 +191,8 @@ class Service:
         except UnreadableImage as error:
             self._count(0, 1)
             return 422, {**answer, "detail": f"The scene cannot be read: {error}.", "error": str(error)}
+        except ConfigError as error:
+            raise Refused(501, f"This server finds no boxes: {error}") from None
         self.metrics.images.labels("searched").inc()
         return 200, {**answer, "width": scene.width, "height": scene.height, "boxes": [asdict(box) for box in boxes]}
 
