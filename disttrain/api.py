@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file
 from torch import nn
 
@@ -52,7 +53,7 @@ def fit(
     Raises DisttrainError, on the first rank that fails; the other ranks leave quietly with the same exit code.
     """
     fill_closed_streams()
-    check_arguments(model, loss)
+    check_arguments(model, loss, run_dir, resume)
     config = build_config(sections)
     if loss is not None and config.train.label_smoothing:
         raise ConfigError(
@@ -76,8 +77,20 @@ def fit(
         return result
 
 
-def check_arguments(model: Any, loss: Any) -> None:
-    """Raise ConfigError where `model` or `loss` is of another kind than `fit` takes."""
+def check_arguments(model: Any, loss: Any, run_dir: Any = "", resume: Any = "") -> None:
+    """Raise ConfigError where an argument is of another kind than `fit` takes, and where `fit` is called within a
+    context in which nothing could be trained, or not as the config says."""
+    for name, value, expected in (("run_dir", run_dir, "a path"), ("resume", resume, "'never', 'auto' or a path")):
+        if not isinstance(value, str | os.PathLike):
+            raise ConfigError(f"{name}={value!r} is {_kind(value)}: expected {expected}.")
+    if not torch.is_grad_enabled():
+        mode = "torch.inference_mode()" if torch.is_inference_mode_enabled() else "torch.no_grad()"
+        raise ConfigError(f"fit is called within {mode}, in which there are no gradients: call it outside of that.")
+    if any(torch.is_autocast_enabled(kind) for kind in ("cpu", "cuda")):
+        raise ConfigError(
+            "fit is called within torch.autocast, and train.precision says how it computes: call it outside of that, "
+            "with train={'precision': 'bf16'} if you mean that."
+        )
     if not isinstance(model, nn.Module):
         hint = f" Call it: fit({model.__name__}(), ...)." if isinstance(model, type) else ""
         raise ConfigError(f"model is {_kind(model)}, not a torch.nn.Module.{hint}")

@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping
@@ -15,14 +16,21 @@ from typing import Any, TextIO
 
 from disttrain.errors import ConfigError
 
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+
 
 def expand_home(text: str | os.PathLike[str]) -> str:
     """A path with the home folder in the place of `~` or `~user`, as a shell would have it; `./~` is no home folder.
 
-    Raises ConfigError where there is no home folder, and for an empty path.
+    Raises ConfigError where there is no home folder, for an empty path, and for a URL.
     """
     if not os.fspath(text):
         raise ConfigError("a path is empty: was a shell variable in it not set? Give a path, or leave the option out.")
+    if is_url(text) and not Path(text).exists():
+        raise ConfigError(
+            f"{os.fspath(text)} is a URL: only files and folders of this machine are read and written, nothing is "
+            "fetched. Download it or mount it first, and give its path (of file:// what follows that)."
+        )
     expanded = os.path.expanduser(text)  # noqa: PTH111 (a Path makes ~ of ./~)
     if expanded.split(os.sep, 1)[0] == "~":
         raise ConfigError(
@@ -30,6 +38,11 @@ def expand_home(text: str | os.PathLike[str]) -> str:
             "here. Write the path in full, or set HOME."
         )
     return expanded
+
+
+def is_url(text: str | os.PathLike[str]) -> bool:
+    """Whether a text has the form of a URL, such as `https://...` or `s3://...`."""
+    return _URL.match(os.fspath(text)) is not None
 
 
 def user_path(text: str | os.PathLike[str]) -> Path:

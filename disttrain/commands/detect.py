@@ -7,7 +7,7 @@ from pathlib import Path
 
 from disttrain.commands.output import check_output_file
 from disttrain.commands.start import join_or_start, validated_session
-from disttrain.errors import ConfigError, DataError
+from disttrain.errors import DataError
 from disttrain.files import expand_home, user_path
 
 _BOX_FORMATS, _PICTURE_FORMATS = (".json", ".csv", ".geojson"), (".png", ".jpg", ".jpeg")
@@ -21,11 +21,9 @@ def run(arguments: argparse.Namespace, argv: list[str]) -> int:
     def validate(world_size: int) -> None:
         check_output_file("--output", output, _BOX_FORMATS, "boxes are", scenes, arguments.json)
         check_output_file("--image", picture, _PICTURE_FORMATS, "pictures are", scenes)
-        if picture is not None and len(scenes) > 1:
-            raise ConfigError(f"--image {picture} shows one scene, and {len(scenes)} are given: give them one by one.")
         for scene in scenes:
-            if not Path(scene).exists():
-                raise DataError(f"{scene} does not exist: give the picture of a scene.")
+            if not Path(scene).exists() and not any(sign in scene for sign in "*?["):
+                raise DataError(f"{scene} does not exist: give the picture of a scene, or a folder of such.")
 
     rank = join_or_start(arguments, argv, validate)
     if isinstance(rank, int):

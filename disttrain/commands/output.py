@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from disttrain.errors import ConfigError
+from disttrain.inference.output_file import check_not_input
 
 
 def check_output_file(
@@ -25,5 +26,4 @@ def check_output_file(
         raise ConfigError(f"{option} {output} is a folder: name the file to write.")
     if not path.absolute().parent.is_dir():
         raise ConfigError(f"{option} {output}: the folder {path.absolute().parent} does not exist.")
-    if path.exists() and any(Path(one).exists() and path.samefile(one) for one in inputs):
-        raise ConfigError(f"{option} {output} is an input, which would be overwritten: name another file to write.")
+    check_not_input(option, output, inputs)

@@ -12,7 +12,7 @@ from disttrain.config.explain import explain
 from disttrain.config.plain import check_plain, plain_values
 from disttrain.config.rules import check_rules
 from disttrain.config.sections import Config
-from disttrain.config.text import dump_yaml, parse_override, parse_yaml
+from disttrain.config.text import dump_yaml, parse_override, read_yaml
 from disttrain.errors import ConfigError
 from disttrain.files import user_path
 
@@ -23,12 +23,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     Raises ConfigError: no such file, bad YAML, unknown key, wrong type, or fields that contradict each other.
     """
     path = user_path(path)
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise ConfigError(f"cannot read the config file {path}: {reason}") from None
-    return build_config(parse_yaml(text, str(path)), overrides, where=str(path))
+    return build_config(read_yaml(path, "config file"), overrides, where=str(path))
 
 
 def build_config(values: Any = None, overrides: Sequence[str] = (), where: str = "config") -> Config:

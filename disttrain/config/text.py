@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import re
 import types
+from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
 import yaml
 
 from disttrain.errors import ConfigError
 
+_UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # how a file of it begins
 _INT, _FLOAT, _TIME = (f"tag:yaml.org,2002:{kind}" for kind in ("int", "float", "timestamp"))
 _DIGITS = "[0-9]+(?:_[0-9]+)*"
 _WHOLE = re.compile(rf"^(?:[-+]?{_DIGITS}|0x[0-9a-fA-F]+|0o[0-7]+)$")
@@ -50,6 +52,26 @@ for _side in (_Loader, _Dumper):
     _side.add_implicit_resolver(_INT, _WHOLE, list("-+0123456789"))
     _side.add_implicit_resolver(_FLOAT, _REAL, list("-+.0123456789"))
 _Loader.add_constructor(_INT, _Loader.construct_whole)
+
+
+def read_yaml(path: Path, what: str) -> Any:
+    """The value that a YAML file stands for: UTF-8, or UTF-16 with its byte order mark. Raises ConfigError, which calls
+    the file a `what`."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"cannot read the {what} {path}: {error.strerror}") from None
+    encoding, name = ("utf-16", "UTF-16") if data.startswith(_UTF_16) else ("utf-8-sig", "UTF-8")
+    try:
+        text = data.decode(encoding)
+    except UnicodeDecodeError as error:
+        line, byte = data[: error.start].count(b"\n") + 1, data[error.start]
+        raise ConfigError(
+            f"the {what} {path} is not text in {name}: line {line} has the byte 0x{byte:02x}. Save it as UTF-8."
+        ) from None
+    if "\0" in text:
+        raise ConfigError(f"the {what} {path} holds NUL characters: it is no text, or UTF-16. Save it as UTF-8.")
+    return parse_yaml(text, str(path))
 
 
 def parse_yaml(text: str, where: str) -> Any:

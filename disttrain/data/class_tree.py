@@ -20,6 +20,10 @@ _SPLIT_WORDS = {
 }
 _FORM = "image_folder is root/class/image.png, or root/train/class/image.png beside root/test and root/val."
 _SHOWN = 6
+_PARTS = {
+    "image", "images", "img", "imgs", "mask", "masks", "label", "labels", "annotation", "annotations", "target",
+    "targets",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,7 @@ def arrange(listing: Listing, root: Path) -> ClassTree:
         classes = tree.classes_of_splits(starts)
     class_names = tuple(sorted(classes))
     _warn_of_similar(class_names, root)
+    _warn_of_parts(class_names, root)
     number = {name: index for index, name in enumerate(class_names)}
     labels, split_column = [], []
     for path in paths.values():
@@ -205,6 +210,17 @@ def _warn_of_similar(class_names: tuple[str, ...], root: Path) -> None:
     for names in same.values():
         if len(names) > 1:
             log.warning("%s: the folders %s are different classes, though they look alike", root, names)
+
+
+def _warn_of_parts(class_names: tuple[str, ...], root: Path) -> None:
+    """One class, and folders that are named as the parts of a dataset, are seldom what was meant."""
+    if len(class_names) == 1:
+        log.warning("%s has a single class, its folder %s: there is nothing to tell apart", root, class_names[0])
+    elif all(name.casefold() in _PARTS for name in class_names):
+        log.warning(
+            "the classes of %s are its folders %s, which are named as parts of another form of data: every image is of "
+            "the class that its folder names", root, _some(list(class_names)),
+        )  # fmt: skip
 
 
 def _some(names: list[str]) -> str:

@@ -7,6 +7,7 @@ import hashlib
 from typing import Any
 
 import numpy as np
+from torch.utils.data import ConcatDataset, Subset
 
 from disttrain.config.sections import DataConfig
 from disttrain.config.user_code import import_object
@@ -15,7 +16,7 @@ from disttrain.data.sample_contract import check_class_names, check_same_classes
 from disttrain.data.split import assign_splits, build_splits, sample_fractions
 from disttrain.data.statistics import check_channels_first
 from disttrain.errors import ConfigError, DataError, unknown_name
-from disttrain.files import expand_home
+from disttrain.files import expand_home, is_url
 
 DATASETS = ("planesnet", "mnist", "image_folder", "synthetic_planes")
 
@@ -81,7 +82,8 @@ def _check_labels(name: str, arrays: ImageArrays) -> None:
 def _open_user_dataset(data: DataConfig) -> Dataset:
     """`package.module:function(path=..., **kwargs)` may return ImageArrays, a map-style dataset, or (train, test)."""
     function = import_object(data.name, "data.name")
-    arguments = {**({"path": expand_home(data.path)} if data.path is not None else {}), **data.kwargs}
+    path = data.path if data.path is None or is_url(data.path) else expand_home(data.path)
+    arguments = {**({} if path is None else {"path": path}), **data.kwargs}
     try:
         made = function(**arguments)
     except Exception as error:
@@ -126,11 +128,9 @@ def dataset_from_maps(train: Any, test: Any | None, data: DataConfig, what: str 
         raise DataError(f"{what} is empty: training needs samples.")
     if test is not None and test_count == 0:
         raise DataError(f"{what}: the test data is empty. Leave it out, or give it samples.")
-    class_names = check_class_names(getattr(train, "classes", None), what)
+    class_names = check_class_names(_classes_of(train, what), what)
     if test is not None:
-        check_same_classes(
-            class_names, check_class_names(getattr(test, "classes", None), f"{what}, the test data,"), what
-        )
+        check_same_classes(class_names, check_class_names(_classes_of(test, what), f"{what}, the test data,"), what)
     splits = assign_splits(
         sample_fractions(len(train)), 0.0 if test is not None else data.test_fraction, data.val_fraction
     )
@@ -140,6 +140,23 @@ def dataset_from_maps(train: Any, test: Any | None, data: DataConfig, what: str 
         return Dataset(train, splits, class_names, "")
     splits["test"] = np.arange(len(train), len(train) + len(test))
     return Dataset(_Joined(train, test), splits, class_names, "")
+
+
+def _classes_of(dataset: Any, what: str) -> Any:
+    """The attribute `classes`; of torch's Subset and ConcatDataset that of the datasets within. Raises DataError."""
+    found = getattr(dataset, "classes", None)
+    if found is None and isinstance(dataset, Subset):
+        return _classes_of(dataset.dataset, what)
+    if found is None and isinstance(dataset, ConcatDataset):
+        parts = [check_class_names(_classes_of(part, what), what) for part in dataset.datasets]
+        for part in parts[1:]:
+            if part != parts[0]:
+                raise DataError(
+                    f"{what} joins datasets with the classes {', '.join(parts[0]) or '(none)'} and "
+                    f"{', '.join(part) or '(none)'}: the same number would mean another class. Give all the same list."
+                )
+        return parts[0] or None
+    return found
 
 
 class _Joined:

@@ -22,8 +22,9 @@ from disttrain.errors import ConfigError, DataError, unknown_name
 from disttrain.files import write_bytes
 from disttrain.inference.box_files import SceneBoxes, render_boxes
 from disttrain.inference.box_picture import render_picture
+from disttrain.inference.inputs import expand_scenes
 from disttrain.inference.merge_boxes import Box, confirm_boxes, merge_hits
-from disttrain.inference.output_file import open_output
+from disttrain.inference.output_file import check_not_input, open_output
 from disttrain.inference.predictor import Predictor
 from disttrain.inference.window_search import Hits, WindowSearch
 from disttrain.launch.env import RankEnv
@@ -79,10 +80,11 @@ def detect_scenes(request: DetectRequest, env: RankEnv, control_plane: ControlPl
     model, spec = control_plane.run_on_all("model", lambda: load_model_dir(request.model_dir, request.allow_code))
     predictor = control_plane.run_on_all("predictor", lambda: Predictor(model, spec, device))
     class_index = control_plane.run_on_all("class", lambda: class_index_of(spec, request.class_name))
+    scenes = control_plane.run_on_all("scenes", lambda: _scenes_of(request))
     search = WindowSearch(predictor, class_index, request.threshold)
     pieces = {rank: control_plane.recv(rank) for rank in range(1, env.world_size)} if env.is_rank_zero else {}
     boxes, errors = [], []
-    for path in request.scenes:
+    for path in scenes:
         began = time.monotonic()
         found = _look_at(search, path, env)
         if not env.is_rank_zero:
@@ -100,6 +102,17 @@ def detect_scenes(request: DetectRequest, env: RankEnv, control_plane: ControlPl
     control_plane.run_on_all("output", lambda: _write(request, boxes) if env.is_rank_zero and boxes else None)
     if message := control_plane.broadcast("unreadable", " ".join(errors)):
         raise DataError(message)
+
+
+def _scenes_of(request: DetectRequest) -> list[str]:
+    scenes = expand_scenes(request.scenes)
+    if request.picture is not None and len(scenes) > 1:
+        raise ConfigError(
+            f"--image {request.picture} shows one scene, and {len(scenes)} are given: give them one by one."
+        )
+    check_not_input("--output", request.output, scenes)
+    check_not_input("--image", request.picture, scenes)
+    return scenes
 
 
 def find_boxes(search: WindowSearch, scene: Scene, before_tile: Callable[[], None] = lambda: None) -> list[Box]:

@@ -5,12 +5,20 @@ from __future__ import annotations
 import contextlib
 import io
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
 
-from disttrain.errors import DataError
+from disttrain.errors import ConfigError, DataError
 from disttrain.files import replacing
+
+
+def check_not_input(option: str, output: str | None, inputs: Sequence[str]) -> None:
+    """Raise ConfigError for a file to write that is one of the `inputs`."""
+    if output is None or not Path(output).exists():
+        return
+    if any(Path(one).exists() and Path(output).samefile(one) for one in inputs):
+        raise ConfigError(f"{option} {output} is an input, which would be overwritten: name another file to write.")
 
 
 @contextlib.contextmanager

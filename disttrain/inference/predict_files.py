@@ -96,7 +96,10 @@ def predict_files(
     total_failed = control_plane.sum("unreadable", failed)
     log.info("classified %d of %d images on %d rank(s)", count - total_failed, count, env.world_size)
     if total_failed:
-        raise DataError(f"{total_failed} of {count} images could not be read: see the error column of their rows.")
+        raise DataError(
+            f"{total_failed} of {count} images could not be read, or the network gives no finite probabilities for them: "
+            "see the error column of their rows."
+        )
 
 
 def _load(path: Path, device_name: str, device: torch.device, allow_code: bool) -> Predictor | OnnxPredictor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -90,6 +91,10 @@ def find_model_dir(path: Path) -> Path:
     for folder in (path, path / "model"):
         if (folder / DESCRIPTION).is_file():
             return folder
+    if not path.exists():
+        raise DataError(f"{path} does not exist: give a model directory, or a run directory with a model in it.")
+    if (path / "config.yaml").is_file() and (path / "checkpoints").is_dir():
+        raise DataError(f"{path} is a run without a model yet, which is written at its end: let the training finish.")
     raise DataError(
         f"{path} is neither a model directory ({DESCRIPTION}, {WEIGHTS}) nor a run directory with one in it."
     )
@@ -146,7 +151,7 @@ def _check_can_be_built(folder: Path, spec: ModelSpec, allow_code: bool) -> None
 
 def _load_spec(path: Path) -> ModelSpec:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
         if content.pop("format") != _FORMAT:
             raise ValueError(f"its format is not {_FORMAT}")
         return spec_of(content)
@@ -157,7 +162,26 @@ def _load_spec(path: Path) -> ModelSpec:
 def spec_of(content: Mapping[str, Any]) -> ModelSpec:
     """From its fields as JSON has them. Raises TypeError, KeyError, ValueError for others."""
     tuples = {key: tuple(content[key]) for key in _TUPLES}
-    return ModelSpec(**{**content, **tuples, "symmetries": tuple(map(tuple, content["symmetries"]))})
+    spec = ModelSpec(**{**content, **tuples, "symmetries": tuple(map(tuple, content["symmetries"]))})
+    _check_spec(spec)
+    return spec
 
 
 _TUPLES = ("input_shape", "class_names", "mean", "std")
+
+
+def _check_spec(spec: ModelSpec) -> None:
+    """Raise ValueError or TypeError where a description contradicts itself: a wrong answer would be the consequence."""
+    names, channels = spec.class_names, spec.input_shape[:1]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"class_names has {twice[0]!r} twice")
+    if not all(isinstance(name, str) for name in names):
+        raise ValueError(f"class_names {list(names)} are not all text")
+    if not all(type(size) is int and size > 0 for size in spec.input_shape):
+        raise ValueError(f"input_shape {list(spec.input_shape)} is not of whole numbers above 0")
+    if len(spec.mean) != len(spec.std) or (spec.mean and (len(spec.mean),) != channels):
+        raise ValueError(f"mean {list(spec.mean)} and std {list(spec.std)} are not one for each of {channels} channels")
+    if not all(map(math.isfinite, (*spec.mean, *spec.std))) or not all(value > 0 for value in spec.std):
+        raise ValueError(f"mean {list(spec.mean)} and std {list(spec.std)} are not finite, or a std is not above 0")
+    if not spec.symmetries or not all(len(one) == 3 for one in spec.symmetries):
+        raise ValueError(f"symmetries {spec.symmetries} are not of three values each")

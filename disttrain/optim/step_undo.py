@@ -7,6 +7,8 @@ from typing import Protocol
 import torch
 from torch import nn
 
+from disttrain.tensor_tree import overlaps
+
 Buffers = list[list[torch.Tensor]]
 """The buffers of a network, those of one type together: so they are copied at once."""
 
@@ -67,7 +69,7 @@ class StepUndo:
         for group, before in zip(self._places.values(), buffers, strict=True):
             for (owner, name), old in zip(group, before, strict=True):
                 now = _tensor(owner, name)
-                if now.shape == old.shape:
+                if now.shape == old.shape and not overlaps(now):
                     now.copy_(old)
                 else:
                     owner[name] = old.clone()

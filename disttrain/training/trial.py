@@ -29,8 +29,9 @@ from disttrain.optim.optimizer import build_optimizer
 from disttrain.optim.precision import Precision
 from disttrain.optim.step_undo import StepUndo
 from disttrain.seed import generators_kept
-from disttrain.tensor_tree import count_of, describe, detached, rows, tensors_of, to_device
+from disttrain.tensor_tree import count_of, describe, detached, rows, to_device
 from disttrain.training.micro_batches import describe_single, smallest_evaluated, smallest_trained
+from disttrain.training.outputs import check_class_count, check_class_scores, check_rows
 from disttrain.training.writable import check_loading, check_network
 
 _TRAIN_SAMPLES, _HELD_OUT_SAMPLES = 4, 2
@@ -115,9 +116,10 @@ def _try_loss(trial: Trial, network: nn.Module) -> LossFinding:
     network.eval()
     inputs, targets = trial.samples.few(_train_ids(trial.dataset))
     outputs = detached(_forward(network, inputs, "the network"))
-    _check_rows(outputs, count_of(targets))
+    check_rows(outputs, count_of(targets))
     if trial.loss is None:
-        _check_class_scores(outputs, targets)
+        check_class_scores(outputs, targets, trial.dataset.class_names)
+        check_class_count(trial.dataset.class_names, outputs)
         _limit(trial, outputs.shape[1])
         return LossFinding("sum", True)
     if isinstance(trial.loss, nn.Module) and any(one.requires_grad for one in trial.loss.parameters()):
@@ -126,6 +128,8 @@ def _try_loss(trial: Trial, network: nn.Module) -> LossFinding:
             "trained. Make it a part of the network that returns what the loss needs."
         )
     finding = check_loss(trial.loss, outputs, targets)
+    if finding.scores_classes:
+        check_class_count(trial.dataset.class_names, outputs)
     if finding.scalar == "mean" and finding.scores_classes:
         _limit(trial, outputs.shape[1])
     return finding
@@ -135,39 +139,6 @@ def _limit(trial: Trial, classes: int) -> None:
     """From now on targets are class numbers; those that were loaded before are looked at again."""
     trial.samples.limit_targets(classes)
     trial.samples.few(_train_ids(trial.dataset))
-
-
-def _check_class_scores(outputs: Any, targets: Any) -> None:
-    """What cross-entropy takes. Raises ConfigError about outputs, DataError about targets."""
-    if not isinstance(outputs, torch.Tensor) or outputs.ndim < 2:
-        raise ConfigError(
-            f"the network gives {describe(outputs)}: cross-entropy takes one tensor of class scores [n, classes]. "
-            "Return that, or give a loss of your own: loss=lambda outputs, targets: ..."
-        )
-    if outputs.shape[1] < 2:
-        raise ConfigError(
-            f"the network gives {describe(outputs)}: the cross-entropy of one class is always 0. Give the network an "
-            "output for every class, or a loss of your own, e.g. one with binary_cross_entropy_with_logits."
-        )
-    labels = [outputs.shape[0], *outputs.shape[2:]]
-    if not isinstance(targets, torch.Tensor) or not (
-        (targets.dtype == torch.int64 and list(targets.shape) == labels)
-        or (targets.is_floating_point() and targets.shape == outputs.shape)
-    ):
-        raise DataError(
-            f"the targets of {outputs.shape[0]} samples are {describe(targets)}, for outputs {describe(outputs)}: "
-            f"cross-entropy takes class numbers, int64 {labels}, or class probabilities, float {list(outputs.shape)}. "
-            "Return int(label) from __getitem__, or give a loss of your own."
-        )
-
-
-def _check_rows(outputs: Any, count: int) -> None:
-    found = tensors_of(outputs)
-    if not found or any(one.ndim == 0 or len(one) != count for one in found):
-        raise ConfigError(
-            f"the network gives {describe(outputs)} for {count} samples: every tensor in it must have the samples as "
-            "its first dimension. Return a tensor [n, ...], or a dict or tuple of such; no list of results."
-        )
 
 
 def _forward(network: nn.Module, inputs: Any, what: str) -> Any:
@@ -199,7 +170,7 @@ def _try_evaluation(trial: Trial, network: nn.Module, split: str, ids: np.ndarra
         inputs, targets = trial.samples.few(some)
         try:
             outputs = _forward(network, inputs, "the network, when evaluating,")
-            _check_rows(outputs, count_of(targets))
+            check_rows(outputs, count_of(targets))
             loss_sum_of(trial, finding)(outputs, targets)
         except DataError:
             raise
@@ -255,7 +226,7 @@ def _backward(
 ) -> None:
     with precision.autocast():
         outputs = network(inputs)
-        _check_rows(outputs, count_of(targets))
+        check_rows(outputs, count_of(targets))
         loss = loss_sum_of(trial, finding, trial.config.train.label_smoothing)(outputs, targets)
     if not loss.requires_grad:
         raise ConfigError(

@@ -13,6 +13,7 @@ from disttrain.checkpoint.host_buffer import DTYPES
 from disttrain.errors import ConfigError
 from disttrain.log import log
 from disttrain.models.model_dir import ModelSpec
+from disttrain.tensor_tree import overlaps
 
 
 def check_network(model: nn.Module, name: str) -> None:
@@ -80,6 +81,11 @@ def _check_tensor(name: str, key: str, value: object) -> None:
         raise ConfigError(
             f"{name}: its state {key!r} is {kind}, which no checkpoint can hold. Use dense tensors of floats or whole "
             "numbers, or leave it out of state_dict()."
+        )
+    if overlaps(value):
+        raise ConfigError(
+            f"{name}: its state {key!r} has elements that share their memory, as expand() makes them: nothing can be "
+            "loaded into it. Use .expand(...).clone(), or leave it out of state_dict()."
         )
 
 

@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError
 from disttrain.config.explain import explain
 from disttrain.config.plain import plain_values
 from disttrain.config.sections import Count, NonNegative, NonNegativeInt, Positive, Section
-from disttrain.config.text import parse_yaml
+from disttrain.config.text import read_yaml
 from disttrain.errors import ConfigError
 from disttrain.files import user_path
 
@@ -104,12 +104,7 @@ def load_search(path: str | Path, **options: Any) -> SearchFile:
     Raises ConfigError. The space is only read, not understood: that is `parse_space`.
     """
     path = user_path(path)
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise ConfigError(f"cannot read the search file {path}: {reason}") from None
-    return build_search(parse_yaml(text, str(path)), str(path), **options)
+    return build_search(read_yaml(path, "search file"), str(path), **options)
 
 
 def build_search(values: Any, where: str = "search", **options: Any) -> SearchFile:

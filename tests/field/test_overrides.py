@@ -133,7 +133,7 @@ def test_what_has_no_one_meaning_is_refused(override: str, says: str) -> None:
         ("train: {epochs: 1:30}", "train.epochs='1:30'"),
         ("model: {kwargs: {a: !!timestamp 2024-99-99}}", "is not valid YAML"),
         ("model: {kwargs: {? [a] : 1}}", "is not valid YAML"),
-        ("model: \0", "is not valid YAML"),
+        ("model: \0", "holds NUL characters"),
     ],
 )
 def test_a_file_that_does_not_say_what_it_means_is_refused(tmp_path: Any, text: str, says: str) -> None:
@@ -147,6 +147,37 @@ def test_numbers_in_a_file_are_read_in_tens_and_a_byte_order_mark_is_no_part_of_
     file = tmp_path / "config.yaml"
     file.write_bytes(b"\xef\xbb\xbftrain:\r\n  max_steps: 010\r\n")
     assert load_config(file).train.max_steps == 10
+
+
+CONFIG = "train: {max_steps: 3}  # für kurz\r\n"
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (CONFIG.encode("utf-8"), ""),
+        (CONFIG.encode("utf-8-sig"), ""),
+        (CONFIG.encode("utf-16"), ""),
+        (b"\xfe\xff" + CONFIG.encode("utf-16-be"), ""),
+        (b"# 1\n" + CONFIG.encode("latin-1"), "is not text in UTF-8: line 2 has the byte 0xfc. Save it as UTF-8."),
+        (CONFIG.encode("utf-16-le"), "Save it as UTF-8"),
+        ("train: {}".encode("utf-16-le"), "holds NUL characters"),
+        (CONFIG.encode("utf-16")[:-1], "is not text in UTF-16"),
+        (b"\x89PNG\r\n\x1a\n", "is not text in UTF-8: line 1 has the byte 0x89"),
+    ],
+)
+def test_a_config_is_read_in_the_encodings_that_editors_write_or_told_which(
+    tmp_path: Any, data: bytes, says: str
+) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_bytes(data)
+    if not says:
+        assert load_config(file).train.max_steps == 3
+        return
+    with pytest.raises(ConfigError) as error:
+        load_config(file)
+    assert says in str(error.value)
+    assert "codec" not in str(error.value)
 
 
 @BOUNDED

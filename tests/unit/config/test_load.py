@@ -86,7 +86,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, content: bytes | No
     file = tmp_path / "there.yaml"
     if content is not None:
         file.write_bytes(content)
-    with pytest.raises(ConfigError, match=r"cannot read the config file .*there\.yaml"):
+    with pytest.raises(ConfigError, match=r"(cannot read )?the config file .*there\.yaml"):
         load_config(file)
 
 
