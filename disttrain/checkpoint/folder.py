@@ -148,6 +148,17 @@ def load_checkpoint(path: Path, verified: bool = False) -> Snapshot:
     """
     if not path.is_dir():
         raise ConfigError(f"--resume {path}: there is no such checkpoint folder.")
+    if not (path / MANIFEST).is_file() or not (path / VALUES).is_file():
+        if (path / "checkpoints").is_dir():
+            raise ConfigError(
+                f"--resume {path} is a run directory: give one of its checkpoints, e.g. {path / 'checkpoints/latest'}, "
+                "or go on with the run itself by --run-dir and --resume auto."
+            )
+        if (path / "model.json").is_file():
+            raise ConfigError(
+                f"--resume {path} is a trained model, without the optimizer's state: give a checkpoint, a folder in "
+                "`checkpoints` of its run."
+            )
     if fault := None if verified else find_fault(path):
         raise IntegrityError(f"checkpoint {path} is refused: {fault}. Use an earlier one.")
     try:

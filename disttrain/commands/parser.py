@@ -257,7 +257,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     more = "overrides" if "overrides" in arguments else "inputs"
     wrong = [one for one in rest if one.startswith("-") or more not in arguments]
     if wrong:
-        parser.error(f"unrecognized arguments: {' '.join(wrong)}")
+        has_field = any("." in one and "=" in one for one in wrong)
+        hint = " (settings are given without dashes: section.field=value)" if has_field and more == "overrides" else ""
+        parser.error(f"unrecognized arguments: {' '.join(wrong)}{hint}")
     if rest:
         setattr(arguments, more, [*getattr(arguments, more), *rest])
     return arguments

@@ -31,7 +31,8 @@ def build_config(values: Any = None, overrides: Sequence[str] = (), where: str =
     values = {} if values is None else values
     if not isinstance(values, Mapping):
         raise ConfigError(f"{where} must be a mapping of sections ({', '.join(Config.model_fields)}), got {values!r}.")
-    tree = plain_values(values)
+    # A section whose fields are all commented out is null in YAML.
+    tree = {name: {} if one is None else one for name, one in plain_values(values).items()}
     for override in overrides:
         _apply_override(tree, override)
     for section in ("model", "data"):

@@ -95,6 +95,8 @@ def find_model_dir(path: Path) -> Path:
         raise DataError(f"{path} does not exist: give a model directory, or a run directory with a model in it.")
     if (path / "config.yaml").is_file() and (path / "checkpoints").is_dir():
         raise DataError(f"{path} is a run without a model yet, which is written at its end: let the training finish.")
+    if (path / "manifest.json").is_file() and (path / "values.json").is_file():
+        raise DataError(f"{path} is a checkpoint, to go on from: the model is in the run's folder model, at its end.")
     raise DataError(
         f"{path} is neither a model directory ({DESCRIPTION}, {WEIGHTS}) nor a run directory with one in it."
     )

@@ -56,7 +56,7 @@ def check_rows(outputs: Any, count: int) -> None:
     if not found:
         raise ConfigError(
             f"the network gives {describe(outputs)}, in which no tensor is found. Return a tensor [n, ...], or a dict "
-            "or tuple of such, of an object with fields e.g. vars(outputs)."
+            "or tuple of such (of an object with fields e.g. vars(outputs)); no list of results."
         )
     if any(one.ndim == 0 or len(one) != count for one in found):
         raise ConfigError(

@@ -135,6 +135,7 @@ def test_a_model_description_with_a_byte_order_mark_is_read(tmp_path: Path, clas
         (None, "does not exist"),
         (("a.txt",), "is neither a model directory"),
         (("config.yaml", "checkpoints/x"), "is a run without a model yet"),
+        (("manifest.json", "values.json"), "is a checkpoint, to go on from"),
     ],
 )
 def test_a_model_that_is_not_there_is_told_as_what_is(tmp_path: Path, files: tuple[str, ...] | None, says: str) -> None:

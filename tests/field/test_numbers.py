@@ -215,8 +215,10 @@ def test_outputs_of_minus_infinity_are_nobodys_fault(tmp_path: Path) -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.layer(x) + torch.tensor([0.0, 0.0, -math.inf])
 
+    dataset = Spoilt(16, {9: math.nan})
+    dataset.classes = ("left", "right", "off")
     with pytest.raises(DivergedError, match=r"\(ids\): 9\. See"):
-        fit(tmp_path, model=Masked(), dataset=Spoilt(16, {9: math.nan}))
+        fit(tmp_path, model=Masked(), dataset=dataset)
 
 
 def test_training_goes_on_after_a_step_left_out_as_if_it_had_not_been(tmp_path: Path) -> None:

@@ -149,6 +149,12 @@ def test_numbers_in_a_file_are_read_in_tens_and_a_byte_order_mark_is_no_part_of_
     assert load_config(file).train.max_steps == 10
 
 
+def test_a_section_whose_fields_are_commented_out_has_the_defaults(tmp_path: Any) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text("model:\n  # dropout: 0.1\ntrain:\n  max_steps: 3\noptim:\n")
+    assert load_config(file) == build_config({"train": {"max_steps": 3}})
+
+
 CONFIG = "train: {max_steps: 3}  # für kurz\r\n"
 
 

@@ -101,6 +101,17 @@ def test_a_named_checkpoint_that_does_not_exist_is_a_config_error(tmp_path: Path
         load_checkpoint(tmp_path / "step_00000010")
 
 
+@pytest.mark.parametrize(
+    ("has", "says"), [("checkpoints/latest", "is a run directory"), ("model.json", "is a trained model, without")]
+)
+def test_a_folder_of_another_kind_is_told_as_what_it_is(tmp_path: Path, has: str, says: str) -> None:
+    (tmp_path / has).parent.mkdir(exist_ok=True)
+    (tmp_path / has).touch()
+    (tmp_path / "manifest.json").write_text("{}")  # runs have one too
+    with pytest.raises(ConfigError, match=says):
+        load_checkpoint(tmp_path)
+
+
 def test_what_another_rank_has_verified_is_loaded_unverified_but_never_from_a_file_that_is_no_tensors(
     two: tuple[Path, Path],
 ) -> None:

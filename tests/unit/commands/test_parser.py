@@ -23,6 +23,12 @@ def test_options_and_overrides_come_in_any_order(order: tuple[str, ...]) -> None
     assert parsed.overrides == [one for one in order if "." in one and "=" in one]
 
 
+def test_a_setting_with_dashes_is_told_how_it_is_written(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse(["train", "c.yaml", "--train.epochs=1"])
+    assert "--train.epochs=1 (settings are given without dashes: section.field=value)" in capsys.readouterr().err
+
+
 def test_inputs_come_before_and_after_options() -> None:
     parsed = parse(["predict", "m", "a.png", "--output", "o.csv", "b.png", "--quiet", "c.png"])
     assert (parsed.model, parsed.inputs, parsed.output) == ("m", ["a.png", "b.png", "c.png"], "o.csv")
