@@ -191,7 +191,7 @@ def damage(model: Path, how: str) -> None:
 _DAMAGES = {
     "folder_missing": (
         3,
-        r"model is neither a model directory \(model\.json, model\.safetensors\) nor a run directory",
+        r"model does not exist: give a model directory, or a run directory with a model in it",
     ),
     "weights_missing": (3, r"model\.safetensors cannot be read: .*No such file"),
     "weights_cut_short": (3, r"model\.safetensors cannot be read: .*Copy the model directory again"),

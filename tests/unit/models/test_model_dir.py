@@ -88,8 +88,9 @@ def test_saving_again_replaces_the_whole_directory(saved: Path) -> None:
 
 def test_a_run_directory_stands_for_the_model_in_it(saved: Path) -> None:
     assert find_model_dir(saved.parent) == find_model_dir(saved) == saved
+    (saved.parent / "empty").mkdir()
     with pytest.raises(DataError, match=r"is neither a model directory .* nor a run directory with one in it"):
-        find_model_dir(saved.parent / "nowhere")
+        find_model_dir(saved.parent / "empty")
 
 
 def test_the_hash_is_over_float32_bytes_in_name_order() -> None:
