@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DATA ?=
 RUN_DIR ?= runs/make-train
 
-.PHONY: setup horovod train test test-setup test-long test-fast check check-k8s test-k8s images lock bench chaos fuzz clean
+.PHONY: setup horovod train test test-setup test-long test-fast check check-k8s test-k8s images lock bench chaos fuzz soak clean
 
 setup: $(VENV)/ready
 
@@ -83,6 +83,11 @@ chaos: setup
 # Damaged files of every kind against every reader, for SECONDS (default: 180), from SEED (default: the clock).
 fuzz: setup
 	$(BIN)/python -m tests.field.fuzz --seconds $(or $(SECONDS),180) $(if $(SEED),--seed $(SEED))
+
+# REQUESTS (default: 100,000) good and bad ones to a server, then servers replaced behind nginx five times.
+soak: setup
+	tests/system_packages.sh
+	PYTHONPATH=tests $(BIN)/python -m soak --requests $(or $(REQUESTS),100000) $(if $(SEED),--seed $(SEED))
 
 bench: setup
 	$(BIN)/python benchmarks/step_overhead.py

@@ -12,6 +12,7 @@ declare -A package_of=(
     [ip]=iproute2 [chromium]=chromium [slurmctld]="slurm-wlm slurmctld" [slurmd]=slurmd [sbatch]=slurm-client [munged]=munge
     [podman]=podman [runc]=runc [iptables]=iptables [mmdebstrap]=mmdebstrap
     [/usr/lib/podman/netavark]=netavark [/usr/lib/podman/aardvark-dns]=aardvark-dns
+    [nginx]=nginx-light
 )
 missing_of() {
     local program

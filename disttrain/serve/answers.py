@@ -80,7 +80,7 @@ class Description(ModelIdentity):
 def body_of(many: bool) -> dict[str, Any]:
     """`openapi_extra` of a route that takes images."""
     file = {"type": "string", "format": "binary"}
-    form = {"images": {"type": "array", "items": file}} if many else {"scene": file}
+    form = {"images": {"type": "array", "items": file, "minItems": 1}} if many else {"scene": file}
     json_schema = EncodedImages.model_json_schema(ref_template="#/components/schemas/{model}")
     definitions = json_schema.pop("$defs")
     json_schema["properties"]["images"]["items"] = definitions["EncodedImage"]

@@ -17,7 +17,7 @@ from PIL import Image
 from starlette.requests import ClientDisconnect
 
 from disttrain import __version__
-from disttrain.serve.answers import Boxes, Description, Predictions, body_of, refusals
+from disttrain.serve.answers import Boxes, Description, Predictions, Problem, body_of, refusals
 from disttrain.serve.guard import Guard
 from disttrain.serve.requests import Refused, read_body
 from disttrain.serve.service import Service
@@ -96,7 +96,11 @@ def _add_images(app: FastAPI, service: Service) -> None:
     @app.post(
         "/v1/predict",
         summary="The classes of images",
-        responses={200: {"model": Predictions}, **refusals(401, 408, 413, 415, 503, 504), 422: {"model": Predictions}},
+        responses={
+            200: {"model": Predictions},
+            **refusals(401, 408, 413, 415, 503, 504),
+            422: {"model": Predictions | Problem},
+        },
         openapi_extra=body_of(many=True),
     )
     async def predict(request: Request) -> Response:

@@ -7,7 +7,7 @@ import os
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from disttrain.serve.shared_metrics import SHARED_FOLDER_VARIABLE
+from disttrain.serve.shared_metrics import SHARED_FOLDER_VARIABLE, reserve_files
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -17,6 +17,8 @@ class Metrics:
     """The counters of one process."""
 
     def __init__(self) -> None:
+        """Raises DataError where the folder of several processes has no room."""
+        reserve_files()
         registry = self._registry = CollectorRegistry()
         self.requests = Counter(
             "disttrain_requests", "Requests by path and status.", ["path", "status"], registry=registry

@@ -40,9 +40,9 @@ def test_an_image_without_finite_probabilities_has_no_class(
     monkeypatch.setattr(Predictor, "probabilities", lambda self, images: np.full((len(images), 2), bad, np.float32))
     output = tmp_path / "o.csv"
     rows, message = predicted(model, tmp_path / "a.png", capsys, output)
-    assert message.startswith("for 1 of 1 images the network gives no finite probabilities: see the error column")
+    assert message.startswith("1 of 1 images could not be read, or have no finite probabilities: see the error column")
     assert rows == list(csv.DictReader(output.open()))
     assert (rows[0]["label"], rows[0]["error"]) == ("", "the network gives no finite probabilities for it")
     (tmp_path / "b.png").write_bytes(b"no image")
     _, message = predicted(model, tmp_path / "?.png", capsys)
-    assert message.startswith("1 of 2 images could not be read; for 1 of 2 images the network gives no finite")
+    assert message.startswith("2 of 2 images could not be read, or have no finite probabilities")

@@ -7,6 +7,7 @@ import io
 import signal
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -65,6 +66,43 @@ def serving(
     finally:
         if process.poll() is None:
             server.stop()
+
+
+class Clients:
+    """Threads that ask without a pause, and keep what was wrong and which versions have answered."""
+
+    def __init__(self, url: str, expected: dict[str, Any], count: int = 4) -> None:
+        self.failures: list[str] = []
+        self.answers: list[str] = []
+        self._url, self._expected = url, expected
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._ask) for _ in range(count)]
+        for thread in self._threads:
+            thread.start()
+
+    def _ask(self) -> None:
+        images = chips(2)
+        with httpx.Client(base_url=self._url, timeout=60) as client:
+            while not self._stop.is_set():
+                try:
+                    answer = client.post("/v1/predict", files=form(images))
+                    content = answer.json()
+                    version = content["model"]["version"]
+                    if content["predictions"] != self._expected.setdefault(version, content["predictions"]):
+                        self.failures.append(f"{version} answers {content['predictions']}")
+                    if answer.status_code != 200:
+                        self.failures.append(answer.text)
+                    self.answers.append(version)
+                except Exception as error:
+                    self.failures.append(repr(error))
+
+    def __enter__(self) -> Clients:
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
 
 
 def chips(count: int, seed: int = 5) -> list[bytes]:

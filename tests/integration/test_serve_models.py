@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
-import threading
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from disttrain.files import replace_folder
 from disttrain.models.golden import GOLDEN
 
-from .serving import Server, chips, form, other_model, serving, until
+from .serving import Clients, Server, chips, form, other_model, serving, until
 
 
 @pytest.fixture
@@ -22,43 +20,6 @@ def place(tmp_path: Path, model_dir: Path) -> Path:
     """A folder with `model`, a copy that may be replaced."""
     shutil.copytree(model_dir, tmp_path / "model")
     return tmp_path
-
-
-class Clients:
-    """Threads that ask without a pause, and keep what was wrong and which versions have answered."""
-
-    def __init__(self, url: str, expected: dict[str, Any], count: int = 4) -> None:
-        self.failures: list[str] = []
-        self.answers: list[str] = []
-        self._url, self._expected = url, expected
-        self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._ask) for _ in range(count)]
-        for thread in self._threads:
-            thread.start()
-
-    def _ask(self) -> None:
-        images = chips(2)
-        with httpx.Client(base_url=self._url, timeout=60) as client:
-            while not self._stop.is_set():
-                try:
-                    answer = client.post("/v1/predict", files=form(images))
-                    content = answer.json()
-                    version = content["model"]["version"]
-                    if content["predictions"] != self._expected.setdefault(version, content["predictions"]):
-                        self.failures.append(f"{version} answers {content['predictions']}")
-                    if answer.status_code != 200:
-                        self.failures.append(answer.text)
-                    self.answers.append(version)
-                except Exception as error:
-                    self.failures.append(repr(error))
-
-    def __enter__(self) -> Clients:
-        return self
-
-    def __exit__(self, *failure: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
 
 
 def described(server: Server) -> dict[str, Any]:
