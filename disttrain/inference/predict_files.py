@@ -97,8 +97,8 @@ def predict_files(
     log.info("classified %d of %d images on %d rank(s)", count - total_failed, count, env.world_size)
     if total_failed:
         raise DataError(
-            f"{total_failed} of {count} images could not be read, or have no finite probabilities: see the error column of "
-            "their rows."
+            f"{total_failed} of {count} images could not be read, or have no finite probabilities: see the error "
+            "column of their rows."
         )
 
 

@@ -115,7 +115,10 @@ def test_an_unreadable_image_is_one_kind_of_fault_everywhere(
         assert "set data.skip_unreadable=true to go on without them" in message
     assert len(opened(root, skip_unreadable=True).samples) == 6
     rows, failed = predicted(classifier, root, capsys)
-    assert failed == "1 of 7 images could not be read, or have no finite probabilities: see the error column of their rows."
+    assert (
+        failed
+        == "1 of 7 images could not be read, or have no finite probabilities: see the error column of their rows."
+    )
     assert [row["path"] for row in rows if row["error"]] == [f"{root}/cat/zz.png"]
     assert sum(bool(row["label"]) for row in rows) == 6
 

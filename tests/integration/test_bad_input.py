@@ -242,7 +242,9 @@ def test_unreadable_images_become_rows_with_an_error_and_stop_no_other(
         victim.write_bytes(content)
     command = [*DISTTRAIN, "predict", str(model_dir), "chips", "gone.png", "--output", "rows.jsonl", "--quiet"]
     outcome = run([*command, "--workers", workers], place.folder)
-    check_refusal(outcome, 3, [r"3 of 301 images could not be read, or have no finite probabilities: see the error column"])
+    check_refusal(
+        outcome, 3, [r"3 of 301 images could not be read, or have no finite probabilities: see the error column"]
+    )
     rows = [json.loads(line) for line in (place.folder / "rows.jsonl").read_text().splitlines()]
     assert [row["path"] for row in rows] == [*(f"chips/{name}" for name in names), "gone.png"]
     assert [row["path"] for row in rows if "error" in row] == [f"chips/{first.name}", f"chips/{last.name}", "gone.png"]
