@@ -50,7 +50,7 @@ def main() -> None:
         f"need, and ranks that are new processes; {arguments.pairs} pairs, in turns. Medians (least - greatest).\n\n"
         + render_table(["what", "forked", "new processes", "forked / new"], rows)
     )
-    report("forkserver", arguments, text, vars(arguments), measured, machine)
+    report("forkserver", arguments, text, {"pairs": arguments.pairs}, measured, machine)
 
 
 def short_training(run_dir: Path) -> dict[str, float]:
