@@ -91,7 +91,7 @@ def test_a_scene_that_cannot_be_read_stops_nothing_and_ends_with_3(
         (["scene.png", "--image", "b.tif"], 2, "pictures are written as .png, .jpg or .jpeg"),
         (["scene.png", "scene.png", "--image", "b.png"], 2, "shows one scene, and 2 are given"),
         (["scene.png", "--class", "plan"], 2, "Did you mean 'plane'?"),
-        (["."], 3, ". is not a regular file"),
+        (["model"], 3, "model holds no images"),
     ],
 )
 def test_a_mistake_is_one_error_with_its_exit_code(

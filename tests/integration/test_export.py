@@ -203,7 +203,7 @@ def test_options_and_packages_are_looked_at_first(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(export.importlib.util, "find_spec", lambda name: None)  # type: ignore[attr-defined]
     message = refused(ConfigError, nowhere, tmp_path / "a.onnx")
     assert message.count("pip install 'disttrain[export]'") == 1
-    assert "neither a model directory" in refused(DataError, nowhere, tmp_path / "a.pt2")
+    assert "does not exist: give a model directory" in refused(DataError, nowhere, tmp_path / "a.pt2")
 
 
 def test_a_full_disk_is_one_message(model: Path, tmp_path: Path) -> None:
