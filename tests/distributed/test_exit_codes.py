@@ -164,7 +164,9 @@ def test_a_model_function_that_raises_ends_the_job_with_2_and_one_message(comman
 def test_a_rank_that_hangs_while_it_reports_is_killed_and_named(commands: Commands) -> None:
     ended = commands.run(command(commands, "workers", "model.name=user_code:broken_net_that_cannot_say_so"))
     assert ended.code == 2, ended.stderr
-    assert re.search(r"^disttrain: rank 0 on \S+ had not ended with its peers and was killed$", ended.stderr, re.MULTILINE)
+    assert re.search(
+        r"^disttrain: rank 0 on \S+ had not ended with its peers and was killed$", ended.stderr, re.MULTILINE
+    )
     assert not errors(ended.stderr)
     assert "Traceback" not in ended.stderr
 
