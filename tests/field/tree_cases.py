@@ -64,7 +64,7 @@ TREES = (
     Tree("one folder around, with a file beside", {**below("mydata", *CAT_DOG), "readme.txt": b"x"}, CAT_DOG,
          warns="1 .txt"),
     Tree("one folder around, named as a test set", below("my_test_data", *CAT_DOG), CAT_DOG),
-    Tree("one class alone", classes("cat"), ("cat",)),
+    Tree("one class alone", classes("cat"), ("cat",), warns="has a single class, its folder cat"),
     Tree("folders within classes", {**classes("cat/a", "cat/b"), **classes("dog")}, CAT_DOG),
     Tree("the same folders within every class", {**below("fold1", *CAT_DOG), **below("fold2", *CAT_DOG)},
          ("fold1", "fold2"), warns="each of these holds the folders cat, dog"),
