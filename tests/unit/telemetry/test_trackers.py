@@ -47,7 +47,8 @@ def test_a_tracker_that_fails_is_told_no_more_which_is_said_once(caplog: pytest.
     assert good.steps == [1, 2, 3, 4, 5]
     assert bad.steps == [1]
     assert (good.state, bad.state) == ("finished", "")
-    assert [one.message for one in caplog.records] == ["bad is told no more: OSError: disk full"]
+    said = [one.message for one in dict.fromkeys(caplog.records)]  # a handler may stand at two loggers
+    assert said == ["bad is told no more: OSError: disk full"]
 
 
 @pytest.mark.parametrize("hangs_at", ["opening", "telling"])
