@@ -99,9 +99,10 @@ def describe(config: Config, prepared: Prepared, env: RankEnv, model: nn.Module,
     splits, plan = prepared.dataset.splits, prepared.plan
     weights = sum(parameter.numel() for parameter in model.parameters())
     held_out = ", ".join(f"{len(splits[name]):,} {name}" for name in ("val", "test"))
+    launched = f", launched by {env.launcher}" if env.launcher != "none" else ""
     return (
         f"{prepared.spec.model or type(model).__name__} ({weights:,} weights) on {env.world_size} x {device.type}, "
-        f"{config.train.precision}, launched by {env.launcher}\n{_describe_data(config, prepared)}\n{plan.render()}; "
+        f"{config.train.precision}{launched}\n{_describe_data(config, prepared)}\n{plan.render()}; "
         f"{held_out} samples held out; {total_steps_of(config, prepared):,} steps in all"
     )
 
