@@ -31,6 +31,7 @@ class CurveWorker(tune.Trainable):  # type: ignore[misc]
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         task = new_config["task"]
         curves = json.loads(Path(task.preload[0]).read_text())["curves"]
+        self._of = task.run_dirs[0]
         self._curve, self._epoch = curves[int(task.name) % len(curves)], task.after_epoch
         return True
 
@@ -39,7 +40,12 @@ class CurveWorker(tune.Trainable):  # type: ignore[misc]
         self._epoch += 1
         done = self._epoch == len(self._curve["accuracy"])
         report = {"value": self._curve["accuracy"][self._epoch - 1], "epoch": self._epoch, "done": done}
-        return {**report, "folders": ["/none"], **({ray_trial.ENDED: FINISHED} if done else {})}
+        return {
+            **report,
+            "folders": [self._of],
+            ray_trial.OF: self._of,
+            **({ray_trial.ENDED: FINISHED} if done else {}),
+        }
 
 
 def main() -> None:

@@ -12,12 +12,13 @@ from ray.tune.schedulers import PopulationBasedTraining
 from ray.tune.schedulers.pb2 import PB2
 
 from disttrain.tune.history import History
-from disttrain.tune.ray_trial import EPOCH, TrialTask
+from disttrain.tune.ray_trial import EPOCH, VALUE, TrialTask
 from disttrain.tune.search_file import SearchFile
 from disttrain.tune.space import Space
 
-OnCopy = Callable[[int, int, dict[str, Any], int], TrialTask]
-"""Told of trial, parent, the copy's values and the epoch from which it goes on."""
+OnCopy = Callable[[int, int, dict[str, Any], int, tuple[int, float]], TrialTask]
+"""Told of trial, parent, the copy's values, the epoch from which it goes on, and the trial's own last epoch and value:
+Tune asks its scheduler before it tells anybody of a report."""
 
 
 class Population(PopulationBasedTraining):
@@ -98,6 +99,7 @@ class _Seen(SimpleNamespace):
 
 def _copied(scheduler: Any, trial: Any, other: Any, values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The config of a trial that goes on as a copy of another one with these values."""
-    epoch = int(scheduler._trial_state[other].last_result[EPOCH])
-    task = scheduler._on_copy(int(trial.trial_id), int(other.trial_id), values, epoch)
+    own, epoch = scheduler._trial_state[trial].last_result, int(scheduler._trial_state[other].last_result[EPOCH])
+    reported = int(own[EPOCH]), float(own[VALUE])
+    task = scheduler._on_copy(int(trial.trial_id), int(other.trial_id), values, epoch, reported)
     return {**other.config, **values, "task": task}, {}

@@ -75,8 +75,11 @@ def _run(search: Search, place: Place, room: Room, watchers: Watchers) -> None:
         watch = Watch(search, watchers.display, watchers.write_outputs)
         preload = [*place.preload, "torch.distributed.run", "disttrain.launch.agent.elastic"]
 
-        def on_copy(number: int, parent: int, values: dict[str, Any], epoch: int) -> TrialTask:
+        def on_copy(
+            number: int, parent: int, values: dict[str, Any], epoch: int, reported: tuple[int, float]
+        ) -> TrialTask:
             trial, other = search.history.trials[number], search.history.trials[parent]
+            search.report(trial, *reported)
             (run_dir,) = run_dirs(search.output.absolute(), other, 1)
             search.copy(trial, other, values, epoch, kept_checkpoint(run_dir, epoch))
             return make_task(trial)

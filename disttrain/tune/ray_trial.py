@@ -28,6 +28,8 @@ from disttrain.tune.training import (
 )
 
 VALUE, EPOCH, ENDED = "value", "epoch", "ended"
+OF = "of"
+"""Of a report: the first run directory of the task that it belongs to."""
 INTERRUPTED = "interrupted"
 
 _POLL_S = 0.05
@@ -173,7 +175,13 @@ class TrialWorker(tune.Trainable):
             self._kill()
             return self._end(FAILED, None, f"{self._task.metric} is not a finite number after epoch {line.epoch}")
         done = has_ended and len(lines) == 1
-        report = {VALUE: line.value, EPOCH: line.epoch, "done": done, "folders": self._folders()}
+        report = {
+            VALUE: line.value,
+            EPOCH: line.epoch,
+            "done": done,
+            "folders": self._folders(),
+            OF: self._task.run_dirs[0],
+        }
         return {**report, ENDED: FINISHED} if done else report
 
     def _after_failure(self, at: int, code: int) -> dict[str, Any] | None:

@@ -9,7 +9,7 @@ from typing import Any
 from ray.tune import Callback, Stopper
 
 from disttrain.tune.history import FAILED, STOPPED, Trial
-from disttrain.tune.ray_trial import ENDED, EPOCH, INTERRUPTED, VALUE
+from disttrain.tune.ray_trial import ENDED, EPOCH, INTERRUPTED, OF, VALUE
 from disttrain.tune.search import Search
 from disttrain.tune.table import Display
 from disttrain.tune.trial_config import TRIALS
@@ -38,6 +38,8 @@ class Watch(Callback):
     ) -> None:
         """See Callback."""
         if not result[EPOCH]:  # an end, not a report
+            return
+        if result[OF] != trial.config["task"].run_dirs[0]:  # the trial has become a copy since, and the report is noted
             return
         ours = self._trial(trial)
         self._note_folder(ours, result)

@@ -60,6 +60,8 @@ def test_a_bad_trial_goes_on_with_the_weights_of_a_better_one_and_settings_besid
             ratio = lr / values[parent]["optim.lr"]
             assert lr != values[parent]["optim.lr"] or lr in LR
             assert LR[0] <= lr <= LR[1]
+            moved = [event for event in events if event["event"] == "moved"]
+            assert not moved  # back to the folder that it has left
             copies.append((one, ratio))
             values[trial] = one["values"]
     assert copies

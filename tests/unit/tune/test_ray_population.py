@@ -57,8 +57,8 @@ def test_a_copy_has_settings_within_the_ranges_and_a_task_of_its_own(name: str) 
         assert 1e-4 <= config["optim.lr"] <= 1e-1
         assert 0.0 <= config["optim.weight_decay"] <= 0.2
         assert config["task"] == "copy's"
-        trial, parent, values, epoch = copies[-1]
-        assert (trial, parent, epoch) == (1, 0, 3)
+        trial, parent, values, epoch, reported = copies[-1]
+        assert (trial, parent, epoch, reported) == (1, 0, 3, (3, 0.3))
         assert values == {field: config[field] for field in SPACE}
         assert values != {field: good.config[field] for field in SPACE}
 
