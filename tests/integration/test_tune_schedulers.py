@@ -74,7 +74,7 @@ def test_a_bad_trial_goes_on_with_the_weights_of_a_better_one_and_settings_besid
     manifest = json.loads((run_dir / "manifest.json").read_text())
     parent_dir = checkpoint.parents[1]
     assert checkpoint == kept_checkpoint(parent_dir, last["epoch"])
-    assert manifest["starts"][0]["first_step"] == last["epoch"] * 8  # of 256 samples
+    assert manifest["starts"][0]["first_step"] == last["epoch"] * 7  # of 205 samples
     # The weights are those of the better trial: whoever goes on from its checkpoint with these settings has the same.
     words = ["train", str(run_dir / "config.yaml"), "--run-dir", "again", "--resume", str(checkpoint), "--quiet"]
     again = finish(start([*DISTTRAIN, *words], tmp_path), LIMIT_S)
@@ -83,7 +83,8 @@ def test_a_bad_trial_goes_on_with_the_weights_of_a_better_one_and_settings_besid
 
 
 def test_hyperband_lets_the_better_half_of_a_bracket_go_on(tmp_path: Path) -> None:
-    events = search(tmp_path, "scheduler: {name: hyperband, reduction_factor: 2}\n")
+    # Of Ray's brackets the first has 3 trials, which it lets run; of the 3 of the second it stops some after 2 epochs.
+    events = search(tmp_path, "scheduler: {name: hyperband, reduction_factor: 2}\n", "--trials", "6")
     trials = history(tmp_path).trials
     states = [one.state for one in trials.values()]
     assert states.count("finished") >= 1
