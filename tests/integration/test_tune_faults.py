@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import socket
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from disttrain.tune.journal import read_journal
-
 from .commands import DISTTRAIN, finish, run, start
-from .searches import LIMIT_S, check_nothing_left, history, reported, until
+from .searches import LIMIT_S, check_nothing_left, history
 from .slurm_jobs import MODULE
 
 pytest.importorskip("ray.tune", reason="Ray is not installed: pip install 'disttrain[tune]'")
@@ -92,43 +88,3 @@ def test_little_shared_memory_costs_a_warning_and_nothing_else(folder: Path) -> 
     assert done.err.count("/dev/shm has 4 MiB free: Ray's objects go to /tmp") == 1
     assert [one.state for one in history(folder).trials.values()] == ["finished", "finished"]
     check_nothing_left(folder)
-
-
-@contextlib.contextmanager
-def small_disk(place: Path, size: str) -> Iterator[None]:
-    """A disk of this size. Needs root."""
-    place.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(place)], check=True)
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", "--lazy", str(place)], check=True)
-
-
-@pytest.mark.long
-def test_a_search_whose_disk_is_full_ends_with_one_message_and_goes_on_by_resume(folder: Path) -> None:
-    (folder / "slow").touch()
-    environ = {"DISTTRAIN_TEST_FOLDER": str(folder)}
-    with small_disk(folder / "out", "24m"):
-        driver = start([*DISTTRAIN, *COMMAND], folder, environ)
-        until(lambda: reported(folder, 0, 1), "first report", driver)
-        filler = folder / "out/filler"
-        with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
-            while file.write(bytes(4096)):
-                pass
-        (folder / "slow").unlink()
-        ended = finish(driver, LIMIT_S)
-        assert ended.code == 1
-        assert len(ended.errors) == 1, ended.err
-        assert "cannot be written" in ended.message
-        assert "No space left on device" in ended.message
-        assert "--resume goes on" in ended.message
-        check_nothing_left(folder)
-        filler.unlink()
-        resumed = finish(start([*DISTTRAIN, *COMMAND, "--resume"], folder, environ), LIMIT_S)
-        assert resumed.code == 0, resumed.err
-        ends = [one["trial"] for one in read_journal(folder / "out/journal.jsonl") if one["event"] == "end"]
-        trials = history(folder).trials
-    assert sorted(ends) == [0, 1]
-    assert trials[1].state == "finished"
-    assert trials[0].state == "finished" or "No space left" in trials[0].reason
