@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from disttrain.data.decode import UnreadableImage, image_suffixes
-from disttrain.data.file_kind import is_zip
+from disttrain.data.decode import UnreadableImage
 from disttrain.data.image_store import open_zip, read_image_file, read_member
 from disttrain.data.listing import LeftOut, file_mark, look_at_member, named_members, scan_folder
 from disttrain.data.sorted_records import SortedRecords
 from disttrain.data.zip_directory import Member, ZipReader
 from disttrain.errors import DataError
+from disttrain.inference.inputs import holds_images, no_images
 from disttrain.log import log
 
 _STRIDE = 32  # images between two places of the list that are remembered
@@ -136,9 +136,7 @@ def _records(given: str, folder: Path, sources: list[str]) -> Iterator[list[Any]
 
 
 def _expand(path: Path, folder: Path, sources: list[str]) -> Iterator[list[Any]]:
-    is_store = path.is_dir()
-    # An image may have a zip behind it; a zip has no image's suffix.
-    if not is_store and (path.suffix.lower() in image_suffixes() or not is_zip(path)):
+    if not holds_images(path):
         if not sources or sources[-1] != "":
             sources.append("")  # files of a pattern share it
         yield [str(path), len(sources) - 1, _FILE, None, _mark(path)]
@@ -146,14 +144,13 @@ def _expand(path: Path, folder: Path, sources: list[str]) -> Iterator[list[Any]]
     sources.append(str(path))
     source, left_out, count = len(sources) - 1, LeftOut(), 0
     sorted_records = SortedRecords(folder)
-    for record in (_folder_records if is_store else _zip_records)(path, folder, left_out):
+    for record in (_folder_records if path.is_dir() else _zip_records)(path, folder, left_out):
         sorted_records.add(record)
     for name, _, kind, detail, mark in _last_of_each_name(sorted_records, left_out):
         count += 1
         yield [name, source, kind, detail, mark]
     if not count:
-        suffixes = ", ".join(image_suffixes())
-        raise DataError(f"{path} holds no images{left_out.describe_others()}. Images are {suffixes}.")
+        raise no_images(path, left_out.describe_others())
     if text := left_out.describe():
         log.warning("%s: left out %s", path, text)
 

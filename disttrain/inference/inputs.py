@@ -28,14 +28,18 @@ def holds_images(path: Path) -> bool:
     return path.is_dir() or (path.suffix.lower() not in image_suffixes() and is_zip(path))
 
 
+def no_images(path: Path, others: str) -> DataError:
+    """For a folder or a zip without any; `others`: what it holds instead."""
+    return DataError(f"{path} holds no images{others}. Images are {', '.join(image_suffixes())}.")
+
+
 def open_listed(path: Path) -> ImageStore:
     """The images of a folder or a zip; what is left out there is counted in a warning. Raises DataError where there
     are none."""
     store = ImageStore(path)
     listing = store.listing
     if not listing.images and not listing.unreadable:
-        suffixes = ", ".join(image_suffixes())
-        raise DataError(f"{store.path} holds no images{listing.describe_others()}. Images are {suffixes}.")
+        raise no_images(store.path, listing.describe_others())
     if left_out := listing.describe_left_out():
         log.warning("%s: left out %s", store.path, left_out)
     return store
