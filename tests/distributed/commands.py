@@ -14,9 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from forked import command_server
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DISTTRAIN = [sys.executable, "-m", "disttrain"]
+"""Forked by `start`: see tests/forked.py."""
+DISTTRAIN_ANEW = [sys.executable, "-u", "-m", "disttrain"]
 TORCHRUN = [str(REPOSITORY / "launchers" / "torchrun.sh")]
 _MARK = "DISTTRAIN_TEST_COMMAND"
 _HANG_S = 240.0
@@ -44,8 +47,8 @@ class Running:
         self._out, self._err = folder / f"{name}.out", folder / f"{name}.err"
         self._began = time.monotonic()
         with self._out.open("w") as out, self._err.open("w") as err:
-            self.process = subprocess.Popen(
-                argv, cwd=folder, env=environ, stdin=subprocess.DEVNULL, stdout=out, stderr=err, start_new_session=True
+            self.process = command_server().start(
+                argv, cwd=folder, env=environ, stdin=subprocess.DEVNULL, stdout=out, stderr=err
             )
 
     @property

@@ -7,9 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from forked import command_server
 
 from .commands import Commands
 from .pool import Measured, RankPool
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _commands_are_forked(isolated_cache: Path) -> None:
+    command_server()
 
 
 @pytest.fixture(scope="session")

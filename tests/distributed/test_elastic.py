@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from .commands import DISTTRAIN, TORCHRUN, Commands, Ended, Running, needs_horovod
+from .commands import DISTTRAIN, DISTTRAIN_ANEW, TORCHRUN, Commands, Ended, Running, needs_horovod
 from .pool import Measured, relative_difference
 from .test_exit_codes import CONFIG as USER_CONFIG
 from .test_exit_codes import USER_CODE
@@ -110,9 +110,9 @@ def user_command(commands: Commands, *more: str) -> list[str | Path]:
 
 
 LAUNCHES: dict[str, tuple[list[str], list[str], dict[str, str]]] = {
-    "workers": ([*DISTTRAIN, "train"], ["--workers", "2", "--max-restarts", "1"], {}),
+    "workers": ([*DISTTRAIN_ANEW, "train"], ["--workers", "2", "--max-restarts", "1"], {}),
     "torchrun.sh": ([*TORCHRUN, "--standalone", "--nproc-per-node", "2", "--max-restarts", "1"], [], {}),
-    "pod": ([*DISTTRAIN, "train"], [], {"PET_NNODES": "1", "PET_NPROC_PER_NODE": "2", "PET_MAX_RESTARTS": "1"}),
+    "pod": ([*DISTTRAIN_ANEW, "train"], [], {"PET_NNODES": "1", "PET_NPROC_PER_NODE": "2", "PET_MAX_RESTARTS": "1"}),
 }
 
 

@@ -6,7 +6,7 @@ import os
 import signal
 from pathlib import Path
 
-from .commands import Commands, Running
+from .commands import DISTTRAIN, DISTTRAIN_ANEW, Commands, Running
 from .test_elastic import LONGER, after_a_checkpoint
 from .test_resume import command
 
@@ -24,7 +24,8 @@ def parent(pid: int) -> int:
 def test_a_lost_server_is_replaced_at_the_next_start_and_all_end_with_the_agent(commands: Commands) -> None:
     run_dir = commands.folder / "run"
     more = ("train.max_steps=100000", "train.epochs=10000", "--max-restarts", "1")
-    running = after_a_checkpoint(commands.start(command(run_dir, 2, *LONGER, *more)), run_dir)
+    words = command(run_dir, 2, *LONGER, *more)[len(DISTTRAIN) :]
+    running = after_a_checkpoint(commands.start([*DISTTRAIN_ANEW, *words]), run_dir)
     agent, first, ranks = running.process.pid, server_of(running), running.ranks()
     assert first is not None
     assert {parent(pid) for pid in (first, *ranks)} == {agent}

@@ -14,10 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from forked import command_server
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
 DISTTRAIN = [sys.executable, "-m", "disttrain"]
+"""Forked by `start`: see tests/forked.py."""
+DISTTRAIN_ANEW = [sys.executable, "-u", "-m", "disttrain"]
 LAUNCHERS = ("alone", "workers", "torchrun.sh", "torchrun", "mpirun")
 ERROR = "disttrain: error: "
 _TIMEOUT_S = 240.0
@@ -66,14 +69,13 @@ def train_command(launcher: str, arguments: Sequence[str]) -> list[str]:
 
 def start(command: Sequence[str], folder: Path, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
     """Start a command in `folder`, as the leader of a process group of its own."""
-    return subprocess.Popen(
+    return command_server().start(
         command,
         cwd=folder,
         env={**os.environ, "PYTHON": sys.executable, **(env or {})},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        start_new_session=True,
     )
 
 

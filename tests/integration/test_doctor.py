@@ -15,10 +15,10 @@ import pytest
 import torch
 from chaos import clock
 
-from .commands import BIN, DISTTRAIN, REPOSITORY, Outcome, finish, run
+from .commands import BIN, DISTTRAIN_ANEW, REPOSITORY, Outcome, finish, run
 from .two_nodes import TwoNodes, why_not
 
-DOCTOR = [*DISTTRAIN, "doctor"]
+DOCTOR = [*DISTTRAIN_ANEW, "doctor"]
 CONFIG = str(REPOSITORY / "configs/synthetic_planes.yaml")
 needs_root = pytest.mark.skipif(why_not() != "", reason=why_not())
 # These depend on how large the machine is that the tests run on, and on what else runs there.
@@ -175,7 +175,7 @@ def test_under_a_launcher_rank_zero_reports_once_for_all_ranks(launcher: str, tm
     before = {
         "torchrun": [str(BIN / "torchrun"), "--standalone", "--nproc-per-node", "2", "-m", "disttrain"],
         "mpirun": ["mpirun", "--allow-run-as-root", "--oversubscribe", "-np", "2", sys.executable, "-m", "disttrain"],
-        "pod": DISTTRAIN,
+        "pod": DISTTRAIN_ANEW,
     }[launcher]
     env = {"PET_NNODES": "1", "PET_NPROC_PER_NODE": "2"} if launcher == "pod" else {}
     job = [] if launcher == "torchrun" else ["--job"]  # one with an allreduce

@@ -16,7 +16,7 @@ import pytest
 from disttrain.config import load_config
 from disttrain.tune.journal import read_journal
 
-from .commands import DISTTRAIN, Outcome, finish, run, start
+from .commands import DISTTRAIN, DISTTRAIN_ANEW, Outcome, finish, run, start
 from .searches import LIMIT_S, check_nothing_left, history, processes_of, reported, until
 
 pytest.importorskip("ray.tune", reason="Ray is not installed: pip install 'disttrain[tune]'")
@@ -42,7 +42,7 @@ concurrency: 1
 
 
 def tune_command(*options: str) -> list[str]:
-    return [*DISTTRAIN, "tune", "config.yaml", "search.yaml", "--output", "out", *options]
+    return [*DISTTRAIN_ANEW, "tune", "config.yaml", "search.yaml", "--output", "out", *options]
 
 
 def begin(folder: Path, *options: str) -> subprocess.Popen[str]:
@@ -201,7 +201,7 @@ def test_without_ray_the_command_says_how_to_install_it(tmp_path: Path) -> None:
     code = (
         "import sys; sys.modules['ray'] = None; from disttrain.commands.main import main; sys.exit(main(sys.argv[1:]))"
     )
-    done = run([DISTTRAIN[0], "-c", code, *tune_command()[len(DISTTRAIN) :]], tmp_path)
+    done = run([DISTTRAIN_ANEW[0], "-c", code, *tune_command()[len(DISTTRAIN_ANEW) :]], tmp_path)
     assert done.code == 2
     assert "disttrain tune needs Ray, which is not installed: pip install 'disttrain[tune]'" in done.message
     assert not (tmp_path / "out").exists()

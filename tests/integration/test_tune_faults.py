@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from .commands import DISTTRAIN, finish, run, start
+from .commands import DISTTRAIN_ANEW, finish, run, start
 from .searches import LIMIT_S, check_nothing_left, history
 from .slurm_jobs import MODULE
 
@@ -41,7 +41,7 @@ def folder(tmp_path: Path) -> Path:
 def on_small_disks(*mounts: str) -> list[str]:
     """`disttrain tune` in a mount namespace of its own, after some `SIZE FOLDER` are mounted there. Needs root."""
     script = "".join(f"mount -t tmpfs -o size={one.replace(' ', ' tmpfs ')};" for one in mounts) + 'exec "$@"'
-    return ["unshare", "--mount", "sh", "-ec", script, "sh", *DISTTRAIN, *COMMAND]
+    return ["unshare", "--mount", "sh", "-ec", script, "sh", *DISTTRAIN_ANEW, *COMMAND]
 
 
 def test_a_ray_that_is_too_old_is_refused_with_the_way_out(folder: Path) -> None:
@@ -51,7 +51,7 @@ def test_a_ray_that_is_too_old_is_refused_with_the_way_out(folder: Path) -> None
     (old / "ray-2.9.3.dist-info").mkdir()
     (old / "ray-2.9.3.dist-info/METADATA").write_text("Metadata-Version: 2.1\nName: ray\nVersion: 2.9.3\n")
     paths = os.pathsep.join((str(old), os.environ.get("PYTHONPATH", "")))
-    done = run([*DISTTRAIN, *COMMAND], folder, {"PYTHONPATH": paths})
+    done = run([*DISTTRAIN_ANEW, *COMMAND], folder, {"PYTHONPATH": paths})
     assert done.code == 2
     assert len(done.errors) == 1
     assert "Ray 2.9.3 is installed, and disttrain tune needs 2.44 or newer" in done.message

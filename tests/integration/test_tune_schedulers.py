@@ -12,7 +12,7 @@ from disttrain.config import load_config
 from disttrain.tune.journal import read_journal
 from disttrain.tune.ray_trial import kept_checkpoint
 
-from .commands import DISTTRAIN, finish, start
+from .commands import DISTTRAIN, DISTTRAIN_ANEW, finish, start
 from .searches import LIMIT_S, check_nothing_left, history
 from .slurm_jobs import MODULE, weights
 
@@ -36,7 +36,7 @@ def search(folder: Path, scheduler: str, *options: str) -> list[dict[str, Any]]:
     """The events of a search that has run to its end."""
     for name, text in (("rings.py", MODULE), ("config.yaml", CONFIG), ("search.yaml", SEARCH + scheduler)):
         (folder / name).write_text(text)
-    command = [*DISTTRAIN, "tune", "config.yaml", "search.yaml", "--output", "out", *options]
+    command = [*DISTTRAIN_ANEW, "tune", "config.yaml", "search.yaml", "--output", "out", *options]
     ended = finish(start(command, folder, {"DISTTRAIN_TEST_FOLDER": str(folder)}), LIMIT_S)
     assert ended.code == 0, ended.err
     check_nothing_left(folder)
