@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from disttrain.errors import ConfigError, PeerLostError, say
+from disttrain.errors import PeerLostError, say
 from disttrain.tune.history import Trial
 from disttrain.tune.ray_room import Room, check_shared, find_room, nodes_of_cluster
 from disttrain.tune.ray_setup import ray_cluster
@@ -51,12 +51,6 @@ def run_search(search: Search, place: Place, watchers: Watchers) -> None:
     settings = search.settings
     with ray_cluster(place.address, place.nodes):
         room = find_room(settings, nodes_of_cluster())
-        if room.nodes > 1:  # the nodes of a trial do not find each other on every cluster yet
-            raise ConfigError(
-                f"a trial's {settings.workers_per_trial} workers find room on {room.nodes} nodes together, and on none "
-                "alone, and a trial on several nodes is not taken yet. Use fewer --workers-per-trial, or a smaller "
-                "resources: {cpus_per_worker: N} in the search file."
-            )
         room = room._replace(trials=min(room.trials, settings.concurrency or room.trials))
         say(str(room))
         if place.address:

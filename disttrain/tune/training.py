@@ -164,6 +164,7 @@ def train_command(run_dir: Path, begin_from: str = "", part: Part | None = None)
         return ["disttrain.commands.trial", str(run_dir / LOG), "disttrain", "train", *train]
     meeting = ["--nnodes", str(part.nodes), "--nproc-per-node", str(part.ranks), "--rdzv-backend", "c10d"]
     meeting += ["--rdzv-endpoint", part.endpoint, "--rdzv-id", part.job, "--local-addr", part.address]
+    meeting += ["--rdzv-conf", f"is_host={int(part.node == 0)}"]  # torch would guess it from names that resolve
     log = LOG if part.node == 0 else f"train.node-{part.node}.log"
     return ["disttrain.commands.trial", str(run_dir / log), "disttrain.commands.torchrun", *meeting, *train]
 
