@@ -1,9 +1,10 @@
 """`disttrain` commands for tests, forked from a process that has imported torch once.
 
-Hundreds of tests run a command, and three to ten seconds of processor time of each would go into its imports and those of
-its ranks. A forked command has its own session, environment, working directory and streams, and runs the same code from
-its first line on. What only a new process has (its imports, a launcher, a library that is missing or another's) is told by
-the environment, or asked for: such a command is started anew.
+Hundreds of tests run a command, and most of the processor time of each would go into its imports and those of its ranks
+(7 s for one rank and 15 s for two on a slow core, of which 2 and 4 remain). A forked command has its own session,
+environment, working directory and streams, and runs the same code from its first line on. What only a new process has
+(its imports, a launcher, a library that is missing or another's) is told by the environment, or asked for
+(`DISTTRAIN_ANEW`): such a command is started anew.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from disttrain.system.import_path import RUN_MODULE
 from disttrain.system.processes import adopting_orphans
 
 _HERE = str(Path(__file__).parent)
-_COMMAND = [sys.executable, "-m", "disttrain"]
+_MODULES = ("disttrain", "disttrain.commands.torchrun")
 _PRELOAD = (*PRELOAD, "disttrain.commands.main", "torch.distributed.run", "disttrain.launch.agent.elastic")
 # Read by a library when it is imported, or by Python when it starts.
 _READ_AT_START = (
@@ -57,7 +58,8 @@ class CommandServer:
     def start(self, argv: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
         """`subprocess.Popen(argv, start_new_session=True, ...)`, which needs `cwd`."""
         environ = options.get("env") or dict(os.environ)
-        if list(argv[:3]) == _COMMAND and self._is_alike(environ):
+        is_ours = list(argv[:2]) == [sys.executable, "-m"] and argv[2] in _MODULES
+        if is_ours and self._is_alike(environ):
             self._server.wait_ready()
             return _ForkedCommand(self._server, argv, **options)
         return subprocess.Popen(argv, start_new_session=True, **options)
@@ -95,7 +97,7 @@ class _ForkedCommand(subprocess.Popen[Any]):
         words = [sys.executable, "-u", RUN_MODULE, "forked", f"/proc/{os.getpid()}/fd/{opened}", str(cwd), *theirs]
         try:
             with adopting_orphans():
-                rank = self._server.fork([*words, *args[3:]], dict(environ))
+                rank = self._server.fork([*words, *args[2:]], dict(environ))
             if rank is None:
                 super()._execute_child(args, *options)  # type: ignore[misc]
                 return
@@ -139,7 +141,7 @@ def _is_elsewhere(name: str, folder: Path) -> bool:
 def _become_command() -> None:
     """In the forked process: take folder and streams, and run the command with a server for its own ranks."""
     opened, cwd, *streams = sys.argv[1:6]
-    sys.argv[:] = ["--with-server", "disttrain", *sys.argv[6:]]
+    sys.argv[:] = ["--with-server", *sys.argv[6:]]
     for number, stream in enumerate(streams):
         if stream == "&1":
             os.dup2(1, number)
@@ -152,7 +154,7 @@ def _become_command() -> None:
         parent.write(b"\n")
     sys.path[:] = [*_python_path(os.environ), *(one for one in sys.path if one != _HERE)]
     serve_own_ranks()
-    runpy.run_module("disttrain", run_name="__main__", alter_sys=True)
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,8 @@ DISTTRAIN = [sys.executable, "-m", "disttrain"]
 """Forked by `start`: see tests/forked.py."""
 DISTTRAIN_ANEW = [sys.executable, "-u", "-m", "disttrain"]
 TORCHRUN = [str(REPOSITORY / "launchers" / "torchrun.sh")]
+AGENT = [sys.executable, "-m", "disttrain.commands.torchrun"]
+"""What torchrun.sh runs, forked as `DISTTRAIN` is."""
 _MARK = "DISTTRAIN_TEST_COMMAND"
 _HANG_S = 240.0
 """After this long a command counts as hung: far more than it needs on a busy machine."""

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from .commands import DISTTRAIN, DISTTRAIN_ANEW, TORCHRUN, Commands, Ended, Running, needs_horovod
+from .commands import AGENT, DISTTRAIN, DISTTRAIN_ANEW, TORCHRUN, Commands, Ended, Running, needs_horovod
 from .pool import Measured, relative_difference
 from .test_exit_codes import CONFIG as USER_CONFIG
 from .test_exit_codes import USER_CODE
@@ -49,7 +49,7 @@ def restarts(ended: Ended) -> list[str]:
 def node(commands: Commands, run_dir: Path, port: int, nnodes: str, *options: str, backend: str = "ddp") -> Running:
     """One node of one rank that finds the others over c10d."""
     meeting = ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"localhost:{port}", "--rdzv-id", "7"]
-    argv = [*TORCHRUN, "--nnodes", nnodes, "--nproc-per-node", "1", *meeting, *options]
+    argv = [*AGENT, "--nnodes", nnodes, "--nproc-per-node", "1", *meeting, *options]
     commands.write("slow_alone.py", SLOW_ALONE)
     config = [*CONFIG, *LONGER, NO_DROPOUT, "model.name=slow_alone:Net", f"train.backend={backend}"]
     return commands.start([*argv, *config, "--run-dir", str(run_dir)])
@@ -223,7 +223,7 @@ def test_where_the_node_with_the_meeting_place_is_gone_the_others_end_with_144(c
 def test_nodes_with_fixed_numbers_start_their_ranks_again_together(commands: Commands) -> None:
     whole, run_dir = uninterrupted(commands, 2, [*LONGER]), commands.folder / "static"
     meeting = ["--master-addr", "localhost", "--master-port", str(free_port()), "--max-restarts", "1"]
-    argv = [*TORCHRUN, "--nnodes", "2", "--nproc-per-node", "1", *meeting]
+    argv = [*AGENT, "--nnodes", "2", "--nproc-per-node", "1", *meeting]
     nodes = [
         commands.start([*argv, "--node-rank", str(number), *CONFIG, *LONGER, "--run-dir", str(run_dir)])
         for number in range(2)

@@ -7,7 +7,7 @@ import socket
 
 from safetensors.torch import load_file
 
-from .commands import DISTTRAIN, TORCHRUN, Commands
+from .commands import AGENT, DISTTRAIN, Commands
 from .pool import identical
 
 CONFIG = "{data: {kwargs: {count: 300}, horizontal_flip: true}, batch: {global_batch_size: 33}, train: {epochs: 3}}"
@@ -23,7 +23,7 @@ def test_two_nodes_of_one_worker_train_what_one_node_of_two_does(commands: Comma
     config = commands.write("config.yaml", CONFIG)
     options = ["--nnodes", "2", "--nproc-per-node", "1", "--rdzv-backend", "c10d"]
     options += ["--rdzv-endpoint", f"localhost:{free_port()}", "--rdzv-id", "7"]
-    nodes = [commands.start([*TORCHRUN, *options, config, "--run-dir", "two"]) for _ in range(2)]
+    nodes = [commands.start([*AGENT, *options, config, "--run-dir", "two"]) for _ in range(2)]
     ended = [node.wait() for node in nodes]
     assert [one.code for one in ended] == [0, 0], "\n".join(one.stderr for one in ended)
     commands.succeed([*DISTTRAIN, "train", config, "--workers", "2", "--run-dir", "one"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from .commands import TORCHRUN, Commands, Running
+from .commands import AGENT, Commands, Running
 from .test_elastic import after_a_checkpoint, is_listening, kill_for_good, worlds
 from .test_exit_codes import command as exit_code_command
 from .test_nodes import free_port
@@ -70,7 +70,7 @@ def test_an_elastic_run_on_3_then_2_then_3_nodes_ends_with_the_bits_of_1_worker(
 
     def node() -> Running:
         meeting = ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"localhost:{port}", "--rdzv-id", "7"]
-        argv = [*TORCHRUN, "--nnodes", "2:3", "--nproc-per-node", "1", *meeting, "--max-restarts", "3"]
+        argv = [*AGENT, "--nnodes", "2:3", "--nproc-per-node", "1", *meeting, "--max-restarts", "3"]
         return commands.start([*argv, *CONFIG, *fields, "--run-dir", str(run_dir)])
 
     nodes = [node()]
