@@ -141,7 +141,7 @@ def _is_elsewhere(name: str, folder: Path) -> bool:
 def _become_command() -> None:
     """In the forked process: take folder and streams, and run the command with a server for its own ranks."""
     opened, cwd, *streams = sys.argv[1:6]
-    sys.argv[:] = ["--with-server", *sys.argv[6:]]
+    words = sys.argv[6:]
     for number, stream in enumerate(streams):
         if stream == "&1":
             os.dup2(1, number)
@@ -153,7 +153,11 @@ def _become_command() -> None:
     with open(opened, "wb", buffering=0) as parent:
         parent.write(b"\n")
     sys.path[:] = [*_python_path(os.environ), *(one for one in sys.path if one != _HERE)]
-    serve_own_ranks()
+    if words[1:2] == ["serve"]:  # its processes are no ranks
+        sys.argv[:] = words
+    else:
+        sys.argv[:] = ["--with-server", *words]
+        serve_own_ranks()
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 
 

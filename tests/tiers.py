@@ -38,8 +38,8 @@ def _group(path: str) -> str | None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest group first, what is quick last: so that no process has a long one to itself at the end."""
-    items.sort(key=lambda item: (item.nodeid.startswith(_QUICK), _group(item.nodeid.partition("::")[0]) != "ranks"))
+    """The long groups first, what is quick last: so that no process has a long one to itself at the end."""
+    items.sort(key=lambda item: (item.nodeid.startswith(_QUICK), _group(item.nodeid.partition("::")[0]) is None))
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -16,10 +16,11 @@ from disttrain.system.import_path import RUN_MODULE
 from disttrain.tune.history import FAILED, FINISHED, STOPPED, History
 from disttrain.tune.outputs import write_outputs
 from disttrain.tune.ray_setup import check_installed, session_root
-from disttrain.tune.search import Interrupts, Search, open_search
+from disttrain.tune.search import Search, open_search
 from disttrain.tune.search_file import load_search
 from disttrain.tune.table import Display
 from disttrain.tune.trial_config import BEST
+from disttrain.tune.watchers import Interrupts, Watchers
 
 
 def run(arguments: argparse.Namespace, argv: list[str]) -> int:
@@ -40,7 +41,7 @@ def run(arguments: argparse.Namespace, argv: list[str]) -> int:
         search.start(argv)
         interrupts = Interrupts(search)
         display = Display(settings.metric, search.budget, arguments.quiet)
-        from disttrain.tune.ray_search import Place, Watchers, run_search
+        from disttrain.tune.ray_search import Place, run_search
 
         try:
             place = Place(arguments.ray_address, PRELOAD, arguments.ray_nodes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,9 @@ from disttrain.errors import PeerLostError, say
 from disttrain.tune.history import Trial
 from disttrain.tune.ray_room import Room, check_shared, find_room, nodes_of_cluster
 from disttrain.tune.ray_setup import ray_cluster
-from disttrain.tune.search import Interrupts, Search
-from disttrain.tune.table import Display
+from disttrain.tune.search import Search
 from disttrain.tune.trial_config import run_dirs
+from disttrain.tune.watchers import Watchers
 
 _BEYOND_NOTICE_S = 20.0  # until trials that should have saved and left are given up
 
@@ -31,16 +31,6 @@ class Place:
     """Modules that every rank needs."""
     nodes: int = 1
     """How many nodes the cluster is to have before the search begins."""
-
-
-@dataclass(frozen=True)
-class Watchers:
-    """Who looks on."""
-
-    display: Display
-    interrupts: Interrupts
-    write_outputs: Callable[[], None]
-    """Called once in a while."""
 
 
 def run_search(search: Search, place: Place, watchers: Watchers) -> None:
@@ -72,7 +62,7 @@ def _run(search: Search, place: Place, room: Room, watchers: Watchers) -> None:
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
         # Some choose themselves which of all trials run in the room that there is.
         concurrency = search.budget if search.settings.scheduler.name in ("hyperband", "pbt", "pb2") else room.trials
-        watch = Watch(search, watchers.display, watchers.write_outputs)
+        watch = Watch(search, watchers)
         preload = [*place.preload, "torch.distributed.run", "disttrain.launch.agent.elastic"]
 
         def on_copy(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from typing import Any
 
 from ray.tune import Callback, Stopper
@@ -11,21 +10,24 @@ from ray.tune import Callback, Stopper
 from disttrain.tune.history import FAILED, STOPPED, Trial
 from disttrain.tune.ray_trial import ENDED, EPOCH, INTERRUPTED, OF, VALUE
 from disttrain.tune.search import Search
-from disttrain.tune.table import Display
 from disttrain.tune.trial_config import TRIALS
+from disttrain.tune.watchers import Watchers
 
 
 class Watch(Callback):
     """Writes the journal. It holds nothing that is not in there."""
 
-    def __init__(self, search: Search, display: Display, write_outputs: Callable[[], None]) -> None:
-        """`write_outputs`: called once in a while."""
-        self._search, self._display, self._write_outputs = search, display, write_outputs
+    def __init__(self, search: Search, watchers: Watchers) -> None:
+        self._search, self._watchers = search, watchers
         self.running: set[str] = set()
         self._written_at = time.monotonic()
 
     def _trial(self, ray_trial: Any) -> Trial:
         return self._search.history.trials[int(ray_trial.trial_id)]
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """See Callback."""
+        self._watchers.interrupts.take_signals()  # Tune takes SIGUSR1, whatever it is told, and ends without a word
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """See Callback."""
@@ -77,7 +79,7 @@ class Watch(Callback):
 
     def _end(self, ours: Trial, state: str, exit_code: int | None, reason: str) -> None:
         self._search.end(ours, state, exit_code, reason)
-        self._display.ended(self._search.history, ours)
+        self._watchers.display.ended(self._search.history, ours)
         self._search.check_rules()
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
@@ -88,9 +90,9 @@ class Watch(Callback):
                 self._search.record("pause", trial=int(one.trial_id))
         self.running = running
         self._search.check_rules()
-        self._display.refresh(self._search.history)
+        self._watchers.display.refresh(self._search.history)
         if time.monotonic() - self._written_at > _OUTPUTS_S:
-            self._write_outputs()
+            self._watchers.write_outputs()
             self._written_at = time.monotonic()
 
 

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
-import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import disttrain
 from disttrain.config import Config
-from disttrain.errors import ConfigError, DisttrainError, say
+from disttrain.errors import ConfigError, DisttrainError
 from disttrain.system.owner import FolderOwner, Use
 from disttrain.tune.history import FAILED, History, Trial, history_of
 from disttrain.tune.journal import JOURNAL, Event, Journal, read_journal
@@ -204,33 +201,3 @@ def _check_same_search(output: Path, history: History, settings: SearchFile) -> 
                 f"{name}={now!r}, but the search in {output} began with {before[name]!r}: its trials could not be "
                 f"compared with new ones. Set {name} back, or use another --output."
             )
-
-
-class Interrupts:
-    """Ctrl-C, SIGTERM, SIGUSR1 to a driver: the first brings the search to its end, a second Ctrl-C leaves at once."""
-
-    def __init__(self, search: Search) -> None:
-        self._search = search
-        self.number: int | None = None
-        """Of the first signal."""
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.number is not None:
-            if number == signal.SIGINT:
-                os._exit(128 + number)  # the kernel ends whatever this process has started
-            return
-        self.number = number
-        name = signal.Signals(number).name
-        again = " (Ctrl-C again leaves at once)" if number == signal.SIGINT else ""
-        say(f"{name}: running trials save a checkpoint and leave{again}")
-        self._search.bring_to_end(name)
-
-    @contextlib.contextmanager
-    def listening(self) -> Iterator[None]:
-        """Within it the signals are taken."""
-        before = {one: signal.signal(one, self._note) for one in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
