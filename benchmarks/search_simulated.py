@@ -14,10 +14,11 @@ from ray import tune
 from disttrain.config import build_config
 from disttrain.tune import ray_trial, ray_watch
 from disttrain.tune.history import FINISHED
-from disttrain.tune.ray_search import Place, Watchers, run_search
-from disttrain.tune.search import Interrupts, open_search
+from disttrain.tune.ray_search import Place, run_search
+from disttrain.tune.search import open_search
 from disttrain.tune.search_file import build_search
 from disttrain.tune.table import Display
+from disttrain.tune.watchers import Interrupts, Watchers
 
 _QUARTERS = 4
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import math
+import os
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +26,7 @@ from disttrain.tune.trial_config import TRIALS, base_config, plain_dump, run_con
 
 ENDING = "ending"
 _DEFAULT_TRIALS = 20
+_LITTLE_ROOM = 1 << 20  # bytes: less than any trial writes
 
 
 class Search:
@@ -107,7 +111,12 @@ class Search:
         return True
 
     def end(self, trial: Trial, state: str, exit_code: int | None = None, reason: str = "") -> None:
-        """A trial has ended."""
+        """A trial has ended. One that failed since its disk is full goes on with the search, once there is room."""
+        if state == FAILED and (why := _full_disk(self.output, reason)):
+            self.record("pause", trial=trial.number)
+            self.failure = f"{self.output} cannot be written: {why}"
+            self.bring_to_end(self.failure)
+            return
         self.record("end", trial=trial.number, state=state, exit_code=exit_code, reason=reason, epoch=trial.epoch)
         self.points.tell(trial)
 
@@ -153,6 +162,17 @@ class Search:
     def clear_ending(self) -> None:
         """Let trials run."""
         self.ending_path.unlink(missing_ok=True)
+
+
+def _full_disk(folder: Path, reason: str) -> str:
+    """Why no trial can write there any more; empty where it can. A log on that disk may lack a trial's last words."""
+    for number in (errno.ENOSPC, errno.EDQUOT):
+        if os.strerror(number) in reason:
+            return os.strerror(number)
+    with contextlib.suppress(OSError):
+        if shutil.disk_usage(folder).free < _LITTLE_ROOM:
+            return os.strerror(errno.ENOSPC)
+    return ""
 
 
 @contextlib.contextmanager

@@ -15,7 +15,22 @@ import pytest
 from disttrain.tune.history import History, history_of
 from disttrain.tune.journal import read_journal
 
+from .slurm_jobs import MODULE
+
 LIMIT_S = 400.0
+CONFIG = """
+model: {name: "rings:network"}
+data: {name: "rings:points", loader_workers: 0, val_fraction: 0.2}
+batch: {global_batch_size: 32}
+train: {epochs: 3}
+"""
+OFTEN_SAVED = CONFIG + "checkpoint: {every_steps: 2}\ncomm: {timeout_s: 15}\n"
+
+
+def write_search(folder: Path, search: str, config: str = CONFIG) -> None:
+    """Files of a small search: `config.yaml`, `search.yaml`, and the module that they name (see slurm_jobs.py)."""
+    for name, text in (("rings.py", MODULE), ("config.yaml", config), ("search.yaml", search)):
+        (folder / name).write_text(text)
 
 
 def history(folder: Path) -> History:

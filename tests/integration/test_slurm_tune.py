@@ -8,23 +8,15 @@ from pathlib import Path
 import pytest
 
 from .commands import DISTTRAIN, finish, start
-from .searches import LIMIT_S, history
+from .searches import LIMIT_S, OFTEN_SAVED, history, write_search
 from .slurm_cluster import NODES, REPOSITORY, SlurmCluster, why_not
-from .slurm_jobs import MODULE, newest_step, read_json, weights
+from .slurm_jobs import newest_step, read_json, weights
 
 pytest.importorskip("ray.tune", reason="Ray is not installed: pip install 'disttrain[tune]'")
 
 pytestmark = [pytest.mark.skipif(why_not() != "", reason=why_not()), pytest.mark.long]
 
 TUNE = str(REPOSITORY / "slurm/tune.sbatch")
-CONFIG = """
-model: {name: "rings:network"}
-data: {name: "rings:points", loader_workers: 0, val_fraction: 0.2}
-batch: {global_batch_size: 32}
-train: {epochs: 3}
-checkpoint: {every_steps: 2}
-comm: {timeout_s: 15}
-"""
 # Of the four CPUs of a node a worker takes three: a trial lies on both nodes.
 SEARCH = """
 space: {optim.lr: {grid: [0.01, 0.02]}}
@@ -46,8 +38,7 @@ def test_a_search_over_two_nodes_is_requeued_goes_on_and_leaves_no_process(
 ) -> None:
     folder = tmp_path / "a user's $place"
     folder.mkdir()
-    for name, text in (("rings.py", MODULE), ("config.yaml", CONFIG), ("search.yaml", SEARCH)):
-        (folder / name).write_text(text)
+    write_search(folder, SEARCH, OFTEN_SAVED)
     (folder / "slow").touch()
     words = ["--nodes=2", "--output=disttrain-%j.out", TUNE, "config.yaml", "search.yaml", "--output", "out"]
     job = cluster.submit(folder, words)

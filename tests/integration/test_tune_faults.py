@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from disttrain.tune.journal import read_journal
+
 from .commands import DISTTRAIN_ANEW, finish, run, start
-from .searches import LIMIT_S, check_nothing_left, history
-from .slurm_jobs import MODULE
+from .searches import LIMIT_S, check_nothing_left, history, reported, until, write_search
 
 pytest.importorskip("ray.tune", reason="Ray is not installed: pip install 'disttrain[tune]'")
 
-CONFIG = """
-model: {name: "rings:network"}
-data: {name: "rings:points", loader_workers: 0, val_fraction: 0.2}
-batch: {global_batch_size: 32}
-train: {epochs: 3}
-"""
 SEARCH = """
 space: {optim.lr: {grid: [0.01, 0.02]}}
 searcher: grid
@@ -33,8 +30,7 @@ COMMAND = ["tune", "config.yaml", "search.yaml", "--output", "out"]
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    for name, text in (("rings.py", MODULE), ("config.yaml", CONFIG), ("search.yaml", SEARCH)):
-        (tmp_path / name).write_text(text)
+    write_search(tmp_path, SEARCH)
     return tmp_path
 
 
@@ -88,3 +84,42 @@ def test_little_shared_memory_costs_a_warning_and_nothing_else(folder: Path) -> 
     assert done.err.count("/dev/shm has 4 MiB free: Ray's objects go to /tmp") == 1
     assert [one.state for one in history(folder).trials.values()] == ["finished", "finished"]
     check_nothing_left(folder)
+
+
+@contextlib.contextmanager
+def small_disk(place: Path, size: str) -> Iterator[None]:
+    """A disk of this size. Needs root."""
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(place)], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+@pytest.mark.long
+def test_a_search_whose_disk_is_full_ends_with_one_message_and_goes_on_by_resume(folder: Path) -> None:
+    (folder / "slow").touch()
+    environ = {"DISTTRAIN_TEST_FOLDER": str(folder)}
+    with small_disk(folder / "out", "24m"):
+        driver = start([*DISTTRAIN_ANEW, *COMMAND], folder, environ)
+        until(lambda: reported(folder, 0, 1), "first report", driver)
+        filler = folder / "out/filler"
+        with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+            while file.write(bytes(4096)):
+                pass
+        (folder / "slow").unlink()
+        ended = finish(driver, LIMIT_S)
+        assert ended.code == 1
+        assert len(ended.errors) == 1, ended.err
+        assert "cannot be written" in ended.message
+        assert "No space left on device" in ended.message
+        assert "--resume goes on" in ended.message
+        check_nothing_left(folder)
+        filler.unlink()
+        resumed = finish(start([*DISTTRAIN_ANEW, *COMMAND, "--resume"], folder, environ), LIMIT_S)
+        assert resumed.code == 0, resumed.err
+        ends = [one["trial"] for one in read_journal(folder / "out/journal.jsonl") if one["event"] == "end"]
+        trials = history(folder).trials
+    assert sorted(ends) == [0, 1]
+    assert {one.state for one in trials.values()} == {"finished"}

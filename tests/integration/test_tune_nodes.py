@@ -20,20 +20,12 @@ from pathlib import Path
 
 import pytest
 
-from .commands import DISTTRAIN, finish, start
-from .searches import LIMIT_S, check_nothing_left, history, processes_of, until
-from .slurm_jobs import MODULE, newest_step, weights
+from .commands import DISTTRAIN, DISTTRAIN_ANEW, finish, start
+from .searches import LIMIT_S, OFTEN_SAVED, check_nothing_left, history, processes_of, until, write_search
+from .slurm_jobs import newest_step, weights
 
 pytest.importorskip("ray.tune", reason="Ray is not installed: pip install 'disttrain[tune]'")
 
-CONFIG = """
-model: {name: "rings:network"}
-data: {name: "rings:points", loader_workers: 0, val_fraction: 0.2}
-batch: {global_batch_size: 32}
-train: {epochs: 3}
-checkpoint: {every_steps: 2}
-comm: {timeout_s: 15}
-"""
 SEARCH = """
 space: {optim.lr: {grid: [0.01, 0.02]}}
 searcher: grid
@@ -93,12 +85,11 @@ def parent(pid: int) -> int:
 def test_a_trial_on_two_nodes_loses_one_goes_on_on_another_and_has_the_bits_of_local_workers(
     tmp_path: Path, address: str
 ) -> None:
-    for name, text in (("rings.py", MODULE), ("config.yaml", CONFIG), ("search.yaml", SEARCH)):
-        (tmp_path / name).write_text(text)
+    write_search(tmp_path, SEARCH, OFTEN_SAVED)
     (tmp_path / "slow").touch()
     words = ["tune", "config.yaml", "search.yaml", "--output", "out", "--ray-address", address, "--ray-nodes", "3"]
     environ = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(tmp_path / "token")}
-    driver = start([*DISTTRAIN, *words], tmp_path, environ)
+    driver = start([*DISTTRAIN_ANEW, *words], tmp_path, environ)
     run_dir = tmp_path / "out/trials/0000"
     until(lambda: newest_step(run_dir) >= 2, "first checkpoint", driver)
     (host,) = (pid for pid, line in processes_of(tmp_path).items() if line.startswith("ray::NodeHost"))

@@ -13,8 +13,8 @@ from disttrain.tune.journal import read_journal
 from disttrain.tune.ray_trial import kept_checkpoint
 
 from .commands import DISTTRAIN, DISTTRAIN_ANEW, finish, start
-from .searches import LIMIT_S, check_nothing_left, history
-from .slurm_jobs import MODULE, weights
+from .searches import LIMIT_S, check_nothing_left, history, write_search
+from .slurm_jobs import weights
 
 pytest.importorskip("ray.tune", reason="Ray is not installed: pip install 'disttrain[tune]'")
 
@@ -34,8 +34,7 @@ pytestmark = pytest.mark.long
 
 def search(folder: Path, scheduler: str, *options: str) -> list[dict[str, Any]]:
     """The events of a search that has run to its end."""
-    for name, text in (("rings.py", MODULE), ("config.yaml", CONFIG), ("search.yaml", SEARCH + scheduler)):
-        (folder / name).write_text(text)
+    write_search(folder, SEARCH + scheduler, CONFIG)
     command = [*DISTTRAIN_ANEW, "tune", "config.yaml", "search.yaml", "--output", "out", *options]
     ended = finish(start(command, folder, {"DISTTRAIN_TEST_FOLDER": str(folder)}), LIMIT_S)
     assert ended.code == 0, ended.err
