@@ -71,6 +71,7 @@ def test_an_elastic_run_on_3_then_2_then_3_nodes_ends_with_the_bits_of_1_worker(
     def node() -> Running:
         meeting = ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"localhost:{port}", "--rdzv-id", "7"]
         argv = [*AGENT, "--nnodes", "2:3", "--nproc-per-node", "1", *meeting, "--max-restarts", "3"]
+        argv += ["--rdzv-conf", "last_call_timeout=15"]  # a busy machine: see test_elastic.py
         return commands.start([*argv, *CONFIG, *fields, "--run-dir", str(run_dir)])
 
     nodes = [node()]
