@@ -12,7 +12,7 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-TIMEOUT_S = 600
+TIMEOUT_S = 1800
 
 
 def blocks(language: str) -> list[str]:
