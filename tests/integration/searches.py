@@ -26,6 +26,12 @@ train: {epochs: 3}
 """
 OFTEN_SAVED = CONFIG + "checkpoint: {every_steps: 2}\ncomm: {timeout_s: 15}\n"
 
+TWO_POINTS = """
+space: {optim.lr: {grid: [0.01, 0.02]}}
+searcher: grid
+scheduler: none
+"""
+
 
 def write_search(folder: Path, search: str, config: str = CONFIG) -> None:
     """Files of a small search: `config.yaml`, `search.yaml`, and the module that they name (see slurm_jobs.py)."""

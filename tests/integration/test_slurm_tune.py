@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from .commands import DISTTRAIN, finish, start
-from .searches import LIMIT_S, OFTEN_SAVED, history, write_search
+from .searches import LIMIT_S, OFTEN_SAVED, TWO_POINTS, history, write_search
 from .slurm_cluster import NODES, REPOSITORY, SlurmCluster, why_not
 from .slurm_jobs import newest_step, read_json, weights
 
@@ -18,13 +18,7 @@ pytestmark = [pytest.mark.skipif(why_not() != "", reason=why_not()), pytest.mark
 
 TUNE = str(REPOSITORY / "slurm/tune.sbatch")
 # Of the four CPUs of a node a worker takes three: a trial lies on both nodes.
-SEARCH = """
-space: {optim.lr: {grid: [0.01, 0.02]}}
-searcher: grid
-scheduler: none
-workers_per_trial: 2
-resources: {cpus_per_worker: 3}
-"""
+SEARCH = TWO_POINTS + "workers_per_trial: 2\nresources: {cpus_per_worker: 3}\n"
 
 
 @pytest.fixture

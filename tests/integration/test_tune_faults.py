@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,23 +13,17 @@ import pytest
 
 from disttrain.tune.journal import read_journal
 
-from .commands import DISTTRAIN_ANEW, finish, run, start
-from .searches import LIMIT_S, check_nothing_left, history, reported, until, write_search
+from .commands import DISTTRAIN_ANEW, finish, mounted, run, start
+from .searches import LIMIT_S, TWO_POINTS, check_nothing_left, history, reported, until, write_search
 
 pytest.importorskip("ray.tune", reason="Ray is not installed: pip install 'disttrain[tune]'")
 
-SEARCH = """
-space: {optim.lr: {grid: [0.01, 0.02]}}
-searcher: grid
-scheduler: none
-concurrency: 1
-"""
 COMMAND = ["tune", "config.yaml", "search.yaml", "--output", "out"]
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    write_search(tmp_path, SEARCH)
+    write_search(tmp_path, TWO_POINTS + "concurrency: 1\n")
     return tmp_path
 
 
@@ -86,22 +79,11 @@ def test_little_shared_memory_costs_a_warning_and_nothing_else(folder: Path) -> 
     check_nothing_left(folder)
 
 
-@contextlib.contextmanager
-def small_disk(place: Path, size: str) -> Iterator[None]:
-    """A disk of this size. Needs root."""
-    place.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(place)], check=True)
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", "--lazy", str(place)], check=True)
-
-
 @pytest.mark.long
 def test_a_search_whose_disk_is_full_ends_with_one_message_and_goes_on_by_resume(folder: Path) -> None:
     (folder / "slow").touch()
     environ = {"DISTTRAIN_TEST_FOLDER": str(folder)}
-    with small_disk(folder / "out", "24m"):
+    with mounted(folder / "out", "size=24m"):
         driver = start([*DISTTRAIN_ANEW, *COMMAND], folder, environ)
         until(lambda: reported(folder, 0, 1), "first report", driver)
         filler = folder / "out/filler"

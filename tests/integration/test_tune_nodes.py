@@ -21,18 +21,12 @@ from pathlib import Path
 import pytest
 
 from .commands import DISTTRAIN, DISTTRAIN_ANEW, finish, start
-from .searches import LIMIT_S, OFTEN_SAVED, check_nothing_left, history, processes_of, until, write_search
+from .searches import LIMIT_S, OFTEN_SAVED, TWO_POINTS, check_nothing_left, history, processes_of, until, write_search
 from .slurm_jobs import newest_step, weights
 
 pytest.importorskip("ray.tune", reason="Ray is not installed: pip install 'disttrain[tune]'")
 
-SEARCH = """
-space: {optim.lr: {grid: [0.01, 0.02]}}
-searcher: grid
-scheduler: none
-workers_per_trial: 2
-concurrency: 1
-"""
+SEARCH = TWO_POINTS + "workers_per_trial: 2\nconcurrency: 1\n"
 
 
 @pytest.fixture
@@ -58,9 +52,7 @@ def address(tmp_path: Path) -> Iterator[str]:
             process = subprocess.Popen(command, env={**environ, "SLURM_PROCID": str(node)}, stdout=log, stderr=log)
             stack.callback(process.wait)
             stack.callback(process.terminate)
-            _wait_until_started(
-                tmp_path / f"node_{node}.log", process
-            )  # two at once on one machine take the same socket
+            _wait_until_started(tmp_path / f"node_{node}.log", process)
         yield f"127.0.0.1:{port}"
     for pid in processes_of(tmp_path):  # of a node whose raylet was killed
         with contextlib.suppress(ProcessLookupError):
