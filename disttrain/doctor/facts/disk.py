@@ -14,6 +14,7 @@ from disttrain.files import expand_home, user_path
 from disttrain.run_dir import CHECKPOINTS
 from disttrain.system.marker import nearest_folder
 
+_NEED_A_PATH = ("planesnet", "image_folder")
 _CHUNK, _MOST, _ENOUGH_S = 1 << 20, 64 << 20, 0.4
 
 
@@ -23,6 +24,10 @@ def find_disk(run_dir: Path | None, config: Config | None) -> Disk:
     if config is not None and config.data.path is not None:
         path = user_path(expand_home(config.data.path))
         disk = Disk(data=str(path), data_error=_reading_error(path))
+    elif config is not None and config.data.name in _NEED_A_PATH:
+        disk = Disk(
+            data="data.path", data_error=f"is not set, and data.name={config.data.name} reads a folder or a file"
+        )
     if run_dir is None:
         return disk
     nearest = nearest_folder(run_dir)

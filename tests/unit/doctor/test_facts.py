@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from disttrain.config import build_config
 from disttrain.doctor.checks.network import named_interfaces
 from disttrain.doctor.checks.units import size
 from disttrain.doctor.checks.versions import numbers
 from disttrain.doctor.facts import system
+from disttrain.doctor.facts.disk import find_disk
 from disttrain.doctor.facts.gpus import choose_visible
 from disttrain.launch.env.launchers import hosts_of
 
@@ -91,3 +93,12 @@ def test_limits_of_a_container_are_read_from_either_version_of_cgroups(
     found = system.find_system()
     assert found.quota == 0.5
     assert found.memory_available is None or found.memory_available > 312 << 20
+
+
+@pytest.mark.parametrize(
+    ("name", "error"), [("planesnet", "is not set"), ("image_folder", "is not set"), ("mnist", None)]
+)
+def test_data_that_needs_a_path_is_missed_before_the_run(name: str, error: str | None) -> None:
+    disk = find_disk(None, build_config({"data": {"name": name}}))
+    assert (disk.data_error or "").startswith(error or "")
+    assert (disk.data is None) == (error is None)
