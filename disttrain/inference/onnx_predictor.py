@@ -13,6 +13,9 @@ from disttrain.errors import ConfigError, DataError
 from disttrain.files import file_sha256
 from disttrain.models.model_dir import spec_of
 
+ONNX = "model.onnx"
+"""Where `disttrain export` writes it in a model directory, and `disttrain serve` looks for it."""
+
 
 class OnnxPredictor:
     """Turns uint8 images into class probabilities, as `Predictor` does."""

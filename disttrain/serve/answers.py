@@ -72,6 +72,7 @@ class Description(ModelIdentity):
     input: dict[str, Any]
     metrics: dict[str, Any] = Field(description="as measured at the end of its training")
     loaded: str
+    runtime: str = Field(description="what computes the answers about images: torch or onnxruntime")
     golden: dict[str, Any] = Field(description="requests that were replayed when it was loaded")
     refused: dict[str, str] | None = Field(description="when and why a newer model in the directory was not taken")
     limits: dict[str, float]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import importlib.util
 import json
 import threading
 from collections.abc import Callable
@@ -17,6 +18,7 @@ import torch
 
 from disttrain.errors import DataError, DisttrainError
 from disttrain.files import file_identity
+from disttrain.inference.onnx_predictor import ONNX, OnnxPredictor
 from disttrain.inference.predict_files import check_channels
 from disttrain.inference.predictor import Predictor
 from disttrain.log import log
@@ -33,7 +35,7 @@ class LoadedModel:
     spec: ModelSpec
     version: str
     """The first digits of the sha256 of its description, which has the hash of its weights."""
-    predictor: Predictor
+    predictor: Predictor | OnnxPredictor
     finder: Predictor
     """The same network for scenes, whose search lays its weights out in another way."""
     golden: Golden | None
@@ -47,6 +49,11 @@ class LoadedModel:
     def identity(self) -> dict[str, str]:
         """What every answer carries."""
         return {"name": self.spec.model, "version": self.version, "weights_sha256": self.spec.weights_sha256}
+
+    @property
+    def runtime(self) -> str:
+        """What computes the answers about images: `torch` or `onnxruntime`."""
+        return "torch" if isinstance(self.predictor, Predictor) else "onnxruntime"
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:
         """uint8 [n, channels, height, width] -> float32 [n, classes]."""
@@ -77,24 +84,43 @@ def load_model(path: Path, device: torch.device, allow_code: bool) -> LoadedMode
 
 def _load(folder: Path, device: torch.device, allow_code: bool) -> LoadedModel:
     model, spec = load_model_dir(folder, allow_code)
-    check = Predictor(model, spec, device)  # raises for inputs that are no images
+    finder = Predictor(copy.deepcopy(model), spec, device)  # raises for inputs that are no images
     check_channels(spec)
+    predictor = _exported(folder, spec, device) or Predictor(model, spec, device)
     golden = load_golden(folder, spec.input_shape, len(spec.class_names))
     images = golden.images if golden else np.zeros((1, *spec.input_shape), np.uint8)
-    probabilities = check.probabilities(images)  # also what is slow the first time
+    probabilities = predictor.probabilities(images)  # also what is slow the first time
     if not np.isfinite(probabilities).all():
         raise DataError("the model answers with numbers that are not finite. Train it again.")
     description = (folder / DESCRIPTION).read_bytes()
     return LoadedModel(
         spec,
         hashlib.sha256(description).hexdigest()[:_VERSION_DIGITS],
-        check,
-        Predictor(copy.deepcopy(model), spec, device),
+        predictor,
+        finder,
         golden,
         golden.check(probabilities) if golden else None,
         _read_metrics(folder / METRICS),
         _now(),
     )
+
+
+def _exported(folder: Path, spec: ModelSpec, device: torch.device) -> OnnxPredictor | None:
+    """The model as ONNX, faster on a CPU, where `disttrain export` has written it into the directory and onnxruntime is
+    installed. Raises DataError for that of other weights, and what `OnnxPredictor` raises."""
+    path = folder / ONNX
+    if device.type != "cpu" or not path.exists():
+        return None
+    if importlib.util.find_spec("onnxruntime") is None:
+        log.info("%s is not used, since onnxruntime is not installed: pip install 'disttrain[export]'", path)
+        return None
+    exported = OnnxPredictor(path, device.type)
+    if exported.spec.weights_sha256 != spec.weights_sha256:
+        raise DataError(
+            f"{path} has other weights than the model directory: {exported.spec.weights_sha256[:12]}..., not "
+            f"{spec.weights_sha256[:12]}.... Run disttrain export on the directory again, or delete the file."
+        )
+    return exported
 
 
 def _read_metrics(path: Path) -> dict[str, Any]:
@@ -115,7 +141,7 @@ def _identity(folder: Path) -> tuple[str, ...] | None:
     """Of the files that make a model; None where one is missing."""
     try:
         needed = [file_identity(folder / name) for name in (DESCRIPTION, WEIGHTS)]
-        others = [file_identity(folder / name) for name in (GOLDEN, METRICS) if (folder / name).exists()]
+        others = [file_identity(folder / name) for name in (GOLDEN, METRICS, ONNX) if (folder / name).exists()]
     except OSError:
         return None
     return (*needed, *others)
@@ -173,7 +199,7 @@ class LiveModel:
     def _take(self, new: LoadedModel) -> None:
         self.refused = None
         old = self.current
-        if new.version == old.version:
+        if (new.version, new.runtime) == (old.version, old.runtime):
             return
         self.current = new
         self._on_change(old, new)
@@ -194,11 +220,12 @@ class LiveModel:
 def _say_loaded(verb: str, model: LoadedModel) -> None:
     if model.golden is None:
         log.warning(
-            "%s version %s, unchecked: the directory has no golden requests (%s), as training writes them",
-            verb, model.version, GOLDEN,
+            "%s version %s (%s), unchecked: the directory has no golden requests (%s), as training writes them",
+            verb, model.version, model.runtime, GOLDEN,
         )  # fmt: skip
         return
-    log.info("%s version %s, checked by %d golden requests", verb, model.version, len(model.golden.images))
+    checked = len(model.golden.images)
+    log.info("%s version %s (%s), checked by %d golden requests", verb, model.version, model.runtime, checked)
 
 
 class ModelWatcher:

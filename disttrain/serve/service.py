@@ -212,6 +212,7 @@ class Service:
             "input": {"channels": channels, "height": height, "width": width, "resized": model.spec.resize},
             "metrics": model.metrics,
             "loaded": model.loaded,
+            "runtime": model.runtime,
             "golden": {"checked": len(golden.images) if golden else 0, "largest_difference": model.difference},
             "refused": self.live.refused,
             "limits": {

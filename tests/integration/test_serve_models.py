@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from disttrain.files import replace_folder
+from disttrain.inference.export import export_model
+from disttrain.inference.onnx_predictor import ONNX
 from disttrain.models.golden import GOLDEN
 
 from .serving import Clients, Server, chips, form, other_model, serving, until
@@ -101,3 +103,30 @@ def test_a_model_without_golden_requests_serves_and_says_so(place: Path) -> None
         assert server.client.get("/v1/examples/0.png").status_code == 404
         outcome = server.stop()
     assert "unchecked: the directory has no golden requests" in outcome.err
+
+
+def test_an_exported_model_is_computed_by_onnxruntime_and_one_of_other_weights_is_refused(place: Path) -> None:
+    model = place / "model"
+    files = form(chips(3))
+    with serving(model) as server:
+        assert described(server)["runtime"] == "torch"
+        by_torch = server.client.post("/v1/predict", files=files).json()["predictions"]
+        export_model(model)
+        until(lambda: described(server)["runtime"] == "onnxruntime", "the exported model serves")
+        by_onnx = server.client.post("/v1/predict", files=files).json()["predictions"]
+        for one, other in zip(by_torch, by_onnx, strict=True):
+            assert one["label"] == other["label"]
+            assert one["probabilities"] == pytest.approx(other["probabilities"], abs=1e-5)
+        scene = server.client.get("/v1/examples/scene.png").content
+        assert server.client.post("/v1/detect", files={"scene": ("scene.png", scene)}).status_code == 200
+        first = described(server)
+        other_model(model, place / "newer")
+        shutil.copy(model / ONNX, place / "newer" / ONNX)
+        replace_folder(place / "newer", model)
+        refused = until(lambda: described(server)["refused"], "the export of other weights is refused")
+        assert "has other weights than the model directory" in refused["reason"]
+        assert described(server)["version"] == first["version"]
+        (model / ONNX).unlink()
+        until(lambda: described(server)["version"] != first["version"], "the newer model serves")
+        assert described(server)["runtime"] == "torch"
+        server.stop()
