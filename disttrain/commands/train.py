@@ -70,6 +70,9 @@ def _check_recorded(other: Path, run_dir: Path) -> None:
 def _summary(result: dict[str, Any], config: Config, model_dir: Path) -> str:
     test = result["test"]
     speed = f"{result['samples_per_second']:,.0f} samples/s"
+    if (scaling := result.get("scaling_efficiency")) is not None:
+        alone = result["one_worker_samples_per_second"]
+        speed += f", {scaling:.0%} of {result['world_size']} times the {alone:,.0f} of one worker"
     lines = [f"trained {result['step']} steps in {result['wall_s']:.1f} s ({speed})"]
     if test:
         accuracy = "" if test["accuracy"] is None else f"accuracy {test['accuracy']:.2%}, "

@@ -19,6 +19,12 @@ def check_rules(config: Config) -> None:
         )
     _check_backend(config)
     _check_shards(config)
+    if config.telemetry.one_worker_steps and config.model.sync_batchnorm:
+        raise ConfigError(
+            f"telemetry.one_worker_steps={config.telemetry.one_worker_steps} with model.sync_batchnorm=true: a rank by "
+            "itself would wait for the statistics of the others. Use one_worker_steps=0, or a run with one worker to "
+            "compare with."
+        )
     if train.profile_steps is not None and train.profile_steps[0] > train.profile_steps[1]:
         raise ConfigError(
             f"train.profile_steps={train.profile_steps} ends before it begins: it is [first, last], e.g. [20, 24]."

@@ -236,6 +236,9 @@ class TelemetryConfig(Section):
     """Under which name MLflow (as experiment) and W&B keep the run."""
     prometheus_port: Annotated[int, Field(ge=0, lt=65536)] | None = None
     """Port of rank zero's host at which Prometheus finds the last figures. 0: one that is free."""
+    one_worker_steps: NonNegativeInt = 0
+    """Steps that rank zero trains by itself at every start, on a copy that is thrown away, while the others wait: so
+    `result.json` can say how well the ranks scale. 0: none."""
 
 
 class Config(Section):

@@ -69,6 +69,8 @@ def summary(run: Run) -> dict[str, str]:
         )
     if (share := hidden_share(run)) is not None:
         figures["of the gradient exchange hidden by backward"] = f"{share:.0%}"
+    if (scaling := result.get("scaling_efficiency")) is not None:
+        figures["of as many times one worker's samples/s"] = f"{scaling:.0%}"
     if (energy := result.get("energy_j_per_1000_samples")) is not None:
         figures["J per 1,000 samples"] = f"{energy:,.1f}"
     if ranks := result.get("world_size"):

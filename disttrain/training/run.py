@@ -39,6 +39,7 @@ from disttrain.training.hooks import RunHooks
 from disttrain.training.integrity import WeightCheck
 from disttrain.training.machine_watch import MachineWatch
 from disttrain.training.manifest import record_start, was_started_by
+from disttrain.training.one_worker import measure_one_worker, scaling_figures
 from disttrain.training.places import read_places, render_places, tell_place
 from disttrain.training.preemption import StopAgreement, StopRequest
 from disttrain.training.prepare import Prepared, Request, prepare
@@ -112,13 +113,8 @@ class _Run:
         control_plane: ControlPlane,
         stop_request: StopRequest,
     ) -> None:
-        self.request, self.env, self.prepared, self.comm, self.control_plane = (
-            request,
-            env,
-            prepared,
-            comm,
-            control_plane,
-        )
+        self.request, self.env, self.prepared, self.comm = request, env, prepared, comm
+        self.control_plane = control_plane
         self.config, self.run_dir, self.stop_request = request.config, request.run_dir, stop_request
         self.position = Position()
         self.total_steps = total_steps_of(self.config, prepared)
@@ -138,6 +134,7 @@ class _Run:
         if env.is_rank_zero:
             log.info("%s", render_places(read_places(control_plane.store, env.world_size)))
         comm.fix_reduction_order(self.parts.model, lambda: backward_once(self.parts))
+        self.one_worker = measure_one_worker(self.config, self.parts, self.model, control_plane)
 
     def restore(self, snapshot: Snapshot) -> CheckpointValues:
         """Go on from a checkpoint; returns its plain values."""
@@ -244,6 +241,9 @@ class _Run:
             }
             if energy_j is not None and trained:
                 result["energy_j_per_1000_samples"] = round(1000 * energy_j / trained, 3)
+            if self.one_worker is not None and steps_ms:
+                count = len(plan.step_range(0))
+                result |= scaling_figures(self.one_worker, count, self.env.world_size, steps_ms["p50"])
             if self.env.is_rank_zero:
                 golden = record_golden(self.prepared, self.model, self.comm.device)
                 save_model_dir(self.run_dir / MODEL, self.model, self.prepared.spec, golden, {"test": result["test"]})

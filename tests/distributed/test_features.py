@@ -30,8 +30,10 @@ MLP_SHAPES = {"hidden.weight": (512, 784), "hidden.bias": (512,), "head.weight":
 MLP_VALUES = sum(math.prod(shape) for shape in MLP_SHAPES.values())
 
 
-def train(ranks: RankPool, world_size: int = 2, micro_batch_size: int | None = None, **sections: Any) -> Run:
-    batch = {"global_batch_size": GLOBAL_BATCH, "micro_batch_size": micro_batch_size}
+def train(
+    ranks: RankPool, world_size: int = 2, micro_batch_size: int | None = None, shards: int = 0, **sections: Any
+) -> Run:
+    batch = {"global_batch_size": GLOBAL_BATCH, "micro_batch_size": micro_batch_size, "shards": shards}
     extra = {key: sections.pop(key) for key in ("loss", "every_step") if key in sections}
     train_section = {"epochs": EPOCHS, "log_every_steps": 1, **sections.pop("train", {})}
     settings = {"model": CNN, "data": DATA, "optim": SGD, **sections}
@@ -263,3 +265,25 @@ def test_user_loss_per_sample_or_as_a_mean_gives_the_same_on_uneven_shares(
     difference = relative_difference(agree(run), reference.weights)
     measured("relative_difference", difference)
     assert difference < 1e-5
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"model": BATCH_NORM, "train": {"ema_decay": 0.9}, "optim": {**SGD, "clip_norm": 0.5}},
+        {"model": {"name": "planesnet_cnn", "dropout": 0.2}, "micro_batch_size": 3},
+        {"shards": 4},
+        {"optim": {**ADAMW, "zero_redundancy": True}},
+        {"data": {**DATA, "placement": "stream", "loader_workers": 1, "shift_px": 2}},
+    ],
+    ids=["batch_norm_and_ema", "dropout_and_accumulation", "shards", "zero_redundancy", "stream"],
+)
+def test_the_speed_of_one_worker_is_measured_without_a_trace(ranks: RankPool, sections: dict[str, Any]) -> None:
+    plain = train(ranks, **sections)
+    run = train(ranks, **sections, telemetry={"one_worker_steps": 2})
+    assert all(identical(run.final(rank), plain.final(rank)) for rank in range(2))  # BatchNorm's buffers differ by rank
+    assert "scaling_efficiency" not in plain.result
+    one, p50 = run.result["one_worker_samples_per_second"], run.result["step_ms"]["p50"]
+    assert one > 0
+    assert run.result["scaling_efficiency"] == pytest.approx(1000 * GLOBAL_BATCH / p50 / (2 * one), rel=1e-2)
+    assert all(rank["result"]["one_worker_samples_per_second"] == one for rank in run.ranks)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from pydantic.fields import FieldInfo
@@ -71,3 +72,7 @@ def test_the_schema_has_choices_and_bounds() -> None:
     assert (optim["momentum"]["minimum"], optim["momentum"]["exclusiveMaximum"]) == (0, 1)
     size = data["image_size"]["anyOf"][0]
     assert (size["minItems"], size["maxItems"], size["items"]["minimum"]) == (2, 2, 1)
+
+
+def test_the_schema_that_the_shipped_configs_name_is_the_present_one() -> None:
+    assert (Path(__file__).parents[3] / "configs/schema.json").read_text(encoding="utf-8") == render_schema()

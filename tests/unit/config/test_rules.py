@@ -30,6 +30,7 @@ REFUSED: list[tuple[Values, str]] = [
     ({"batch": {"shards": 8}, "comm": {"compression": "powersgd"}}, "Use comm.compression=none, or batch.shards=0"),
     ({"batch": {"shards": 8}, "model": {"compile": True}}, "Use model.compile=false, or batch.shards=0"),
     ({"batch": {"shards": 8}, "model": {"sync_batchnorm": True}}, "BatchNorm takes the statistics of each shard"),
+    ({"telemetry": {"one_worker_steps": 5}, "model": {"sync_batchnorm": True}}, "Use one_worker_steps=0"),
 ]
 ACCEPTED: list[Values] = [
     {"batch": {"global_batch_size": 8, "micro_batch_size": 8}},
