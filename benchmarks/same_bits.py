@@ -33,7 +33,12 @@ from harness import (
     scratch_folder,
 )
 
-NETWORKS = {"PlanesNet CNN": ("planesnet_cnn", 128), "ResNet-18": ("torchvision:resnet18", 64)}
+NETWORKS = {
+    "PlanesNet CNN, 128": ("planesnet_cnn", 128),
+    "ResNet-18, 64": ("torchvision:resnet18", 64),
+    "ResNet-18, 512": ("torchvision:resnet18", 512),
+}
+"""By name and global batch size."""
 TODAY = "without shards"
 WARM_UP = 1
 
@@ -55,7 +60,7 @@ def main() -> None:
     """Start the ranks for each number of them, read what they measured, say what it means."""
     parser = argument_parser(__doc__ or "")
     parser.add_argument("--pairs", type=int, default=10, help="blocks of each way that are counted")
-    parser.add_argument("--steps", type=int, nargs=2, default=[20, 6], help="steps in a block of either network")
+    parser.add_argument("--steps", type=int, nargs=len(NETWORKS), default=[20, 6, 1], help="steps in a block of each")
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument("--shards", type=int, nargs="+", default=[8])
     parser.add_argument("--as-rank", nargs=3, metavar=("RESULT", "NETWORK", "STEPS"), help=argparse.SUPPRESS)
@@ -86,12 +91,21 @@ def summarise(arguments: argparse.Namespace, measured: dict[str, dict[int, Any]]
         for ranks, kinds in by_ranks.items()
         for name, cells in cells_by_way(kinds).items()
     ]
-    sizes = ", ".join(f"{name} on global batches of {size}" for name, (_, size) in NETWORKS.items())
+    steps = ", ".join(map(str, arguments.steps))
     text = (
-        f"{sizes}, drawn 20x20 chips, fp32, gloo: {arguments.pairs} blocks of each way, of {arguments.steps[0]} and "
-        f"{arguments.steps[1]} steps, in turns in one process group. Medians over the blocks (least - greatest).\n\n"
+        f"Drawn 20x20 chips, fp32, gloo: {arguments.pairs} blocks of each way, of {steps} steps for the networks in "
+        "turn, alternating in one process group. Medians over the blocks (least - greatest).\n\n"
     ) + render_table(
-        ["network", "ranks", "way", "step, ms", "times the first", "ms of CPU on a rank", "times the first"], rows
+        [
+            "network, global batch",
+            "ranks",
+            "way",
+            "step, ms",
+            "times the first",
+            "ms of CPU on a rank",
+            "times the first",
+        ],
+        rows,
     )
     names = ("pairs", "steps", "ranks", "shards")
     config = {name: getattr(arguments, name) for name in names}
@@ -172,13 +186,14 @@ def build_parts(shards: int, network: str, batch_size: int, steps: int) -> Any:
     config = build_config({"model": {"name": network}, "batch": {"global_batch_size": batch_size, "shards": shards}})
     rank, world_size, device = dist.get_rank(), dist.get_world_size(), torch.device("cpu")
     torch.manual_seed(0)
-    model = build_model(config.model, (3, 20, 20), 2).to(memory_format=torch.channels_last)
+    shape = (1, 28, 28) if network.startswith("mnist") else (3, 20, 20)
+    model = build_model(config.model, shape, 2).to(memory_format=torch.channels_last)
     comm = build_comm(config, rank, world_size, device)
     wrapped = comm.wrap(model)
     count = steps * batch_size
     draw = torch.Generator().manual_seed(1)
     samples = InMemorySamples(
-        torch.randn(count, 3, 20, 20, generator=draw), torch.randint(2, (count,), generator=draw), None, device
+        torch.randn(count, *shape, generator=draw), torch.randint(2, (count,), generator=draw), None, device
     )
     pipeline = TrainPipeline(samples, np.arange(count), build_plan(config.batch, count, world_size), rank, 0)
     return Parts(
