@@ -26,8 +26,14 @@ from disttrain.system.forkserver import serve_own_ranks
 from disttrain.system.import_path import RUN_MODULE
 from disttrain.system.processes import adopting_orphans
 
+DISTTRAIN = [sys.executable, "-m", "disttrain"]
+"""Forked."""
+DISTTRAIN_ANEW = [sys.executable, "-u", "-m", "disttrain"]
+"""The same, as a new process."""
+AGENT = [sys.executable, "-m", "disttrain.commands.torchrun"]
+"""What torchrun.sh runs, forked."""
 _HERE = str(Path(__file__).parent)
-_MODULES = ("disttrain", "disttrain.commands.torchrun")
+_MODULES = (DISTTRAIN[2], AGENT[2])
 _PRELOAD = (*PRELOAD, "disttrain.commands.main", "torch.distributed.run", "disttrain.launch.agent.elastic")
 # Read by a library when it is imported, or by Python when it starts.
 _READ_AT_START = (

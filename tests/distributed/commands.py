@@ -14,15 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from forked import AGENT as AGENT
+from forked import DISTTRAIN as DISTTRAIN
+from forked import DISTTRAIN_ANEW as DISTTRAIN_ANEW
 from forked import command_server
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-DISTTRAIN = [sys.executable, "-m", "disttrain"]
-"""Forked by `start`: see tests/forked.py."""
-DISTTRAIN_ANEW = [sys.executable, "-u", "-m", "disttrain"]
 TORCHRUN = [str(REPOSITORY / "launchers" / "torchrun.sh")]
-AGENT = [sys.executable, "-m", "disttrain.commands.torchrun"]
-"""What torchrun.sh runs, forked as `DISTTRAIN` is."""
 _MARK = "DISTTRAIN_TEST_COMMAND"
 _HANG_S = 240.0
 """After this long a command counts as hung: far more than it needs on a busy machine."""

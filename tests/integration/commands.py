@@ -14,13 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from forked import DISTTRAIN as DISTTRAIN
+from forked import DISTTRAIN_ANEW as DISTTRAIN_ANEW
 from forked import command_server
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
-DISTTRAIN = [sys.executable, "-m", "disttrain"]
-"""Forked by `start`: see tests/forked.py."""
-DISTTRAIN_ANEW = [sys.executable, "-u", "-m", "disttrain"]
 LAUNCHERS = ("alone", "workers", "torchrun.sh", "torchrun", "mpirun")
 ERROR = "disttrain: error: "
 _TIMEOUT_S = 240.0
