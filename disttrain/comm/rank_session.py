@@ -15,6 +15,7 @@ from disttrain.comm.watchdog import Watchdog
 from disttrain.errors import DisttrainError, Preempted, say_error
 from disttrain.launch.env import AGENT_VARIABLE, RankEnv
 from disttrain.log import log
+from disttrain.system.memory import keep_freed_memory
 from disttrain.system.processes import die_with_parent
 from disttrain.system.waits import SOON_S
 
@@ -41,6 +42,7 @@ def rank_session(
     Raises ConfigError or PeerLostError where the other ranks cannot be reached, or `refusal`, for which this rank is
     about to end anyway: then it looks for the others for a moment only, so that one report is made of all.
     """
+    keep_freed_memory()
     if env.agent_store and not in_library:
         die_with_parent(int(os.environ.get(AGENT_VARIABLE) or os.getppid()))
     try:
