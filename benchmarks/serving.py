@@ -12,6 +12,7 @@ import http.client
 import importlib.util
 import io
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -27,6 +28,7 @@ from http_load import Load, multipart_request, run_load
 from PIL import Image
 
 from disttrain.data.datasets.synthetic import draw_arrays
+from disttrain.inference.export import export_model
 from disttrain.models.model_dir import load_model_dir
 
 _BENCHMARKS = Path(__file__).parent
@@ -34,7 +36,7 @@ _CONNECTIONS = 64
 _READY_S = 120.0
 
 
-def commands(model: Path) -> dict[str, tuple[list[str], str]]:
+def commands(model: Path, with_onnx: Path | None) -> dict[str, tuple[list[str], str]]:
     """The servers by name: command without its port, and the path that tells whether it is ready."""
     python = sys.executable
     serve = [python, "-m", "disttrain", "serve", str(model), "--drain-s", "0", "--quiet"]
@@ -45,9 +47,23 @@ def commands(model: Path) -> dict[str, tuple[list[str], str]]:
         "disttrain, 1 process": (serve, "/readyz"),
         "disttrain, 2 processes": ([*serve, "--processes", "2"], "/readyz"),
     }
+    if with_onnx is not None:
+        servers["disttrain, 1 process, ONNX"] = (
+            [python, "-m", "disttrain", "serve", str(with_onnx), *serve[5:]],
+            "/readyz",
+        )
     if importlib.util.find_spec("litserve"):
         servers["LitServe"] = ([python, str(_BENCHMARKS / "litserve_server.py"), str(model)], "/health")
     return servers
+
+
+def exported(model: Path, scratch: Path) -> Path | None:
+    """A copy of the model directory with its export; None where the packages for that are not installed."""
+    if not all(map(importlib.util.find_spec, ("onnx", "onnxscript", "onnxruntime"))):
+        return None
+    copy = Path(shutil.copytree(model, scratch / "model"))
+    export_model(copy)
+    return copy
 
 
 def free_port() -> int:
@@ -100,9 +116,11 @@ def requests_of(shape: tuple[int, ...], count: int = 64) -> list[bytes]:
 
 def measure(arguments: Any, requests: list[bytes]) -> tuple[dict[str, dict[str, list[float]]], dict[str, float]]:
     """By server: requests/s and p99 (ms) at 64 connections, median (ms) of one; and seconds to ready."""
+    model = Path(arguments.model)
     with contextlib.ExitStack() as stack:
         ports, ready_s = {}, {}
-        for name, (command, ready) in commands(Path(arguments.model)).items():
+        with_onnx = exported(model, stack.enter_context(harness.scratch_folder()))
+        for name, (command, ready) in commands(model, with_onnx).items():
             ports[name], ready_s[name] = stack.enter_context(running(command, ready))
         figures: dict[str, dict[str, list[float]]] = {name: {"rate": [], "p99": [], "single": []} for name in ports}
 
