@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from disttrain.system.import_path import RUN_MODULE
-from disttrain.system.processes import die_with_parent
+from disttrain.system.processes import die_with_parent, kill_family
 
 _AGAIN = 5  # a process may just be starting another one
 _PAUSE_S = 0.1
@@ -80,8 +80,7 @@ def main() -> None:
     for _ in range(_AGAIN):
         for pid in processes_naming(session):
             if pid != driver:  # it ends itself, or has ended
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+                kill_family(pid)  # Ray's agents write their title over what would name the session
         time.sleep(_PAUSE_S)
     shutil.rmtree(session, ignore_errors=True)
 

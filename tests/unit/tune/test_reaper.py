@@ -17,23 +17,29 @@ from disttrain.tune.reaper import own_group, reaping
 session = Path(sys.argv[1])
 with reaping(session):
     with own_group():
-        subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)", str(session)], start_new_session=True)
-        print("started", flush=True)
+        ray = subprocess.Popen([sys.executable, "-c", sys.argv[2], str(session)], start_new_session=True)
         time.sleep(600)
+"""
+_RAY = """
+import subprocess, time
+agent = subprocess.Popen(["sleep", "600"], start_new_session=True, env={})  # does not name the session
+print(agent.pid, flush=True)
+time.sleep(600)
 """
 
 
 def test_a_driver_that_is_killed_while_ray_starts_leaves_no_process_and_no_folder(tmp_path: Path) -> None:
     session = tmp_path / "session"
     session.mkdir()
-    command = [sys.executable, "-c", _DRIVER, str(session)]
+    command = [sys.executable, "-c", _DRIVER, str(session), _RAY]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as driver:
         assert driver.stdout is not None
-        assert driver.stdout.readline() == "started\n"
+        agent = Path("/proc") / driver.stdout.readline().strip()
+        assert b"sleep" in (agent / "cmdline").read_bytes()
         assert len(processes_naming(session)) == 4  # itself, the reaper, a placeholder, "Ray"
         driver.send_signal(signal.SIGKILL)
         driver.wait()
     deadline = time.monotonic() + 60
-    while (left := processes_naming(session)) or session.exists():
+    while (left := processes_naming(session)) or session.exists() or agent.exists():
         assert time.monotonic() < deadline, left
         time.sleep(0.05)
