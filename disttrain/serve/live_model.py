@@ -84,9 +84,9 @@ def load_model(path: Path, device: torch.device, allow_code: bool) -> LoadedMode
 
 def _load(folder: Path, device: torch.device, allow_code: bool) -> LoadedModel:
     model, spec = load_model_dir(folder, allow_code)
-    finder = Predictor(copy.deepcopy(model), spec, device)  # raises for inputs that are no images
+    finder = Predictor(model, spec, device)  # raises for inputs that are no images
     check_channels(spec)
-    predictor = _exported(folder, spec, device) or Predictor(model, spec, device)
+    predictor = _exported(folder, spec, device) or Predictor(copy.deepcopy(model), spec, device)
     golden = load_golden(folder, spec.input_shape, len(spec.class_names))
     images = golden.images if golden else np.zeros((1, *spec.input_shape), np.uint8)
     probabilities = predictor.probabilities(images)  # also what is slow the first time
