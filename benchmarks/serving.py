@@ -39,19 +39,19 @@ _READY_S = 120.0
 def commands(model: Path, with_onnx: Path | None) -> dict[str, tuple[list[str], str]]:
     """The servers by name: command without its port, and the path that tells whether it is ready."""
     python = sys.executable
-    serve = [python, "-m", "disttrain", "serve", str(model), "--drain-s", "0", "--quiet"]
     naive = [python, str(_BENCHMARKS / "naive_server.py"), str(model)]
+
+    def serve(folder: Path) -> list[str]:
+        return [python, "-m", "disttrain", "serve", str(folder), "--drain-s", "0", "--quiet"]
+
     servers = {
         "naive, in the event loop": ([*naive, "async"], "/openapi.json"),
         "naive, in threads": (naive, "/openapi.json"),
-        "disttrain, 1 process": (serve, "/readyz"),
-        "disttrain, 2 processes": ([*serve, "--processes", "2"], "/readyz"),
+        "disttrain, 1 process": (serve(model), "/readyz"),
+        "disttrain, 2 processes": ([*serve(model), "--processes", "2"], "/readyz"),
     }
     if with_onnx is not None:
-        servers["disttrain, 1 process, ONNX"] = (
-            [python, "-m", "disttrain", "serve", str(with_onnx), *serve[5:]],
-            "/readyz",
-        )
+        servers["disttrain, 1 process, ONNX"] = (serve(with_onnx), "/readyz")
     if importlib.util.find_spec("litserve"):
         servers["LitServe"] = ([python, str(_BENCHMARKS / "litserve_server.py"), str(model)], "/health")
     return servers
