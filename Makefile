@@ -78,7 +78,7 @@ lock: setup
 # (without SEED: from the clock). A failing one is run again by `make chaos N=1 SEED=<its seed>`.
 chaos: setup
 	tests/system_packages.sh
-	$(BIN)/python -m tests.chaos $(or $(N),20) $(SEED)
+	PYTHONPATH="$(abspath tests)" $(BIN)/python -m chaos $(or $(N),20) $(SEED)
 
 # Damaged files of every kind against every reader, for SECONDS (default: 180), from SEED (default: the clock).
 fuzz: setup

@@ -16,9 +16,12 @@ import runpy
 import select
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from disttrain.commands.start import PRELOAD
 from disttrain.launch.agent.forked_rank import ForkedRank, ForkServer
@@ -60,14 +63,16 @@ class CommandServer:
     def __init__(self) -> None:
         self._environ = {**os.environ, "PYTHONPATH": os.pathsep.join([_HERE, os.environ.get("PYTHONPATH", "")])}
         self._server = ForkServer(_PRELOAD, self._environ)
+        self._lock = threading.Lock()  # scenarios of chaos run in threads, and what adopts orphans is the process
 
     def start(self, argv: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
         """`subprocess.Popen(argv, start_new_session=True, ...)`, which needs `cwd`."""
         environ = options.get("env") or dict(os.environ)
         is_ours = list(argv[:2]) == [sys.executable, "-m"] and argv[2] in _MODULES
         if is_ours and self._is_alike(environ):
-            self._server.wait_ready()
-            return _ForkedCommand(self._server, argv, **options)
+            with self._lock:
+                self._server.wait_ready()
+                return _ForkedCommand(self._server, argv, **options)
         return subprocess.Popen(argv, start_new_session=True, **options)
 
     def _is_alike(self, environ: Mapping[str, str]) -> bool:
@@ -84,6 +89,12 @@ class CommandServer:
 def command_server() -> CommandServer:
     """That of this process, with which it ends."""
     return CommandServer()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _commands_are_forked(isolated_cache: Path) -> None:
+    """For the conftest.py of a folder whose tests start commands: the server is there before the first test."""
+    command_server()
 
 
 class _ForkedCommand(subprocess.Popen[Any]):

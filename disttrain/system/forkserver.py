@@ -80,7 +80,10 @@ def take_own_server(preload: Sequence[str]) -> tuple[socket.socket, int] | None:
 def _fork_on_request(control: socket.socket, agent: int) -> None:
     """Returns in the ranks only."""
     while True:
-        _, channels, *_ = socket.recv_fds(control, 1, 1)
+        try:
+            _, channels, *_ = socket.recv_fds(control, 1, 1)
+        except ConnectionResetError:  # the agent has ended without having read that this server is ready
+            channels = []
         if not channels:
             os._exit(0)
         if _fork():

@@ -1,1 +1,1 @@
-"""Real trainings, disturbed at random and checked: `python -m tests.chaos 100 7`, or `make chaos N=100 SEED=7`."""
+"""Real trainings, disturbed at random and checked: `make chaos N=100 SEED=7`."""

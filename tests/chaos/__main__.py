@@ -1,4 +1,4 @@
-"""`python -m tests.chaos [N [SEED]]`: N scenarios of the seeds SEED, SEED + 1 ..., and a table of what came of them."""
+"""`make chaos N=20 SEED=7`: N scenarios of the seeds SEED, SEED + 1 ..., and a table of what came of them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .session import run_seeds
 
 def main() -> int:
     """Returns 1 where a scenario has failed."""
-    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
+    parser = argparse.ArgumentParser(prog="make chaos", description=__doc__)
     parser.add_argument("count", nargs="?", type=int, default=20, metavar="N")
     parser.add_argument("seed", nargs="?", type=int, help="of the first scenario (default: from the clock)")
     parser.add_argument("--list", action="store_true", help="say what would happen, and do nothing")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import shutil
 import time
 from dataclasses import dataclass
-from pathlib import Path
+
+from processes import state
 
 from .places import Site
 from .program import Program
@@ -13,6 +14,8 @@ from .scenario import SHORT_TIMEOUT_S, Act, Moment
 from .watch import RunFiles
 
 _STOPPED, _LOST = 143, 144
+_HANG_S = 180.0
+"""After this long it counts as hung: far more than it needs on a busy machine."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ class Answer:
     """Whether it may go on without a new start."""
     restarts: bool = False
     """Whether the elastic agent starts the ranks anew."""
-    within_s: float = 30.0
+    within_s: float = _HANG_S
     """Longest time to the end, or to the next step."""
 
 
@@ -36,20 +39,20 @@ def answer_to(act: Act, moment: Moment, workers: int, restarts_left: int) -> Ans
     if act.kind == "kill":
         whole = act.target in ("all", "agent") or workers == 1
         if restarts_left and not whole:
-            return Answer(restarts=True, within_s=60)
+            return Answer(restarts=True)
         return Answer(frozenset({137}) if whole else frozenset({_LOST}))
     if act.kind in ("ask", "ask_and_kill"):
         codes = {_STOPPED, 137, _LOST} if act.kind == "ask_and_kill" else {_STOPPED}
         if moment in ("spawned", "recorded"):
             # Before a rank listens, the signal ends it: all codes of 128 and more say "run it again".
             codes |= {_LOST, *(128 + {"TERM": 15, "USR1": 10, "USR2": 12}[name] for name in act.signals)}
-        return Answer(frozenset(codes), restarts=bool(restarts_left), within_s=60)
+        return Answer(frozenset(codes), restarts=bool(restarts_left))
     if act.kind == "freeze":
-        return Answer(frozenset({_LOST}), within_s=SHORT_TIMEOUT_S + 40)
+        return Answer(frozenset({_LOST}), within_s=SHORT_TIMEOUT_S + _HANG_S)
     if act.kind == "cut":
-        return Answer(frozenset({_LOST}), within_s=SHORT_TIMEOUT_S + 60)
+        return Answer(frozenset({_LOST}), within_s=SHORT_TIMEOUT_S + _HANG_S)
     if act.kind in ("fill", "forbid"):
-        return Answer(refuses=True, within_s=60)
+        return Answer(refuses=True)
     return Answer(goes_on=True)
 
 
@@ -91,13 +94,6 @@ def _signal(act: Act, program: Program) -> list[int]:
 def _hold(pids: list[int], seconds: float) -> None:
     """Until they have been stopped for so long."""
     deadline = time.monotonic() + 5
-    while not all(_state(pid) in ("T", "Z", "X") for pid in pids) and time.monotonic() < deadline:
+    while not all(state(pid) in ("T", "Z", "X") for pid in pids) and time.monotonic() < deadline:
         time.sleep(0.001)
     time.sleep(seconds)
-
-
-def _state(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return "X"

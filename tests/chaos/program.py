@@ -11,6 +11,9 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from forked import command_server
+from processes import parent
+
 _MARK = "DISTTRAIN_CHAOS_PROGRAM"
 _POLL_S = 0.001
 
@@ -20,7 +23,10 @@ class ChaosFailure(AssertionError):
 
 
 class Program:
-    """One command, or one on each node, from start to end. All their processes carry a variable of ours."""
+    """One command, or one on each node, from start to end. All their processes carry a variable of ours.
+
+    Where its place has no launcher, clock or user of its own, the command is forked (tests/forked.py).
+    """
 
     def __init__(self, commands: Sequence[Sequence[str]], folder: Path, name: str, environ: Mapping[str, str]) -> None:
         self._mark = f"{_MARK}={uuid.uuid4().hex}"
@@ -33,14 +39,13 @@ class Program:
             with self.logs[-1].open("w") as log:
                 # Output goes to a file: a full pipe would hold the training up.
                 self._processes.append(
-                    subprocess.Popen(
+                    command_server().start(
                         command,
                         cwd=folder,
                         env={**os.environ, **environ, **variables},
                         stdin=subprocess.DEVNULL,
                         stdout=log,
                         stderr=subprocess.STDOUT,
-                        start_new_session=True,
                     )
                 )
 
@@ -71,7 +76,7 @@ class Program:
     def wait_for_end(self, timeout_s: float) -> list[int]:
         """The exit codes. Raises ChaosFailure where it takes longer than `timeout_s`, or leaves processes behind."""
         self.wait(self.ended, "the end", timeout_s)
-        deadline = time.monotonic() + 5  # the kernel needs a moment to end those whose parent is gone
+        deadline = time.monotonic() + 30  # the kernel needs a moment to end those whose parent is gone
         while left := self.processes():
             if time.monotonic() > deadline:
                 raise ChaosFailure(f"it has ended with {self.codes()} and left processes: {left}")
@@ -88,7 +93,7 @@ class Program:
         mine = {pid: variables for pid in _pids() if self._mark in (variables := _variables(pid))}
         numbers = {pid: int(one[5:]) for pid, variables in mine.items() for one in variables if one.startswith("RANK=")}
         for pid, number in numbers.items():
-            if _parent(pid) not in numbers:
+            if parent(pid) not in numbers:
                 ranks[number] = pid
         alone = self._processes[0].pid
         return ranks or ({0: alone} if alone in mine else {})  # a command has its variables shortly after its start
@@ -136,10 +141,3 @@ def _command_line(pid: int) -> str:
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
     except OSError:
         return ""
-
-
-def _parent(pid: int) -> int:
-    try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-    except OSError:
-        return 0

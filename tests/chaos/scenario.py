@@ -10,8 +10,8 @@ from typing import Literal, TypeVar, get_args
 T = TypeVar("T")
 
 TOTAL_STEPS = 120
-TIMEOUT_S, SHORT_TIMEOUT_S = 60.0, 8.0
-"""`comm.timeout_s`: short where a rank is frozen or cut off, else long enough for more ranks than cores."""
+TIMEOUT_S, SHORT_TIMEOUT_S = 600.0, 8.0
+"""`comm.timeout_s`: short where a rank is frozen or cut off, else so long that no end may wait for it."""
 
 BASE = (
     "data.kwargs={count: 400}",

@@ -12,13 +12,15 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from forked import command_server
+
 from .driver import run_scenario
 from .outcome import Outcome
 from .places import why_not
 from .reference import References
 from .scenario import draw
 
-# A start is mostly one core importing torch: with two scenarios the other is not idle meanwhile.
+# A scenario waits half of its time: for a moment to come, or for an end.
 AT_A_TIME = 2
 
 
@@ -27,6 +29,7 @@ def run_seeds(
 ) -> list[Outcome]:
     """Run the scenarios of these seeds below `folder`; a failed one leaves its files there, for a look."""
     references = References(folder)
+    command_server()  # it ends with the thread that has started it
     has_restarts = "--max-restarts" in _help()
 
     def run(seed: int) -> Outcome:

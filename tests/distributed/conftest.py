@@ -7,15 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from forked import command_server
+from forked import _commands_are_forked  # noqa: F401
 
 from .commands import Commands
 from .pool import Measured, RankPool
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _commands_are_forked(isolated_cache: Path) -> None:
-    command_server()
 
 
 @pytest.fixture(scope="session")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
 import socket
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -21,18 +23,19 @@ from .test_resume import CONFIG, command, sha256, uninterrupted
 
 LONGER = ("train.max_steps=120", "train.epochs=50", "optim.lr=1.0e-3")
 NO_DROPOUT = "model.dropout=0.0"  # drawn per rank: only without it the weights do not depend on their number
-# A whole job may take less time than a second node needs to start, so that one rank alone has to be slow.
-SLOW_ALONE = """
-import os
+FIELDS = (*LONGER, NO_DROPOUT)
+# A whole job may take less time than its last node needs to start: while the file is there, no step is quick.
+SLOW_WHILE_ASKED = """
 import time
+from pathlib import Path
 
 from disttrain.models.planesnet import PlanesNetCnn
 
 
 class Net(PlanesNetCnn):
     def forward(self, images):
-        if os.environ["WORLD_SIZE"] == "1":
-            time.sleep(0.2)
+        if Path("slow").exists():
+            time.sleep(0.3)
         return super().forward(images)
 """
 
@@ -46,13 +49,15 @@ def restarts(ended: Ended) -> list[str]:
     return [line for line in ended.stderr.splitlines() if "training goes on" in line]
 
 
-def node(commands: Commands, run_dir: Path, port: int, nnodes: str, *options: str, backend: str = "ddp") -> Running:
-    """One node of one rank that finds the others over c10d."""
+def node(
+    commands: Commands, run_dir: Path, port: int, nnodes: str, *options: str, fields: Sequence[str] = FIELDS
+) -> Running:
+    """One node of one rank that finds the others over c10d. Its steps are slow while the file `slow` is there."""
     meeting = ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"localhost:{port}", "--rdzv-id", "7"]
     argv = [*AGENT, "--nnodes", nnodes, "--nproc-per-node", "1", *meeting, *options]
-    commands.write("slow_alone.py", SLOW_ALONE)
-    config = [*CONFIG, *LONGER, NO_DROPOUT, "model.name=slow_alone:Net", f"train.backend={backend}"]
-    return commands.start([*argv, *config, "--run-dir", str(run_dir)])
+    commands.write("slow_while_asked.py", SLOW_WHILE_ASKED)
+    config = [*CONFIG, *fields, "model.name=slow_while_asked:Net", "--run-dir", str(run_dir)]
+    return commands.start([*argv, *config])
 
 
 def kill_for_good(running: Running) -> None:
@@ -62,9 +67,10 @@ def kill_for_good(running: Running) -> None:
 
 
 def worlds(run_dir: Path) -> list[int]:
-    """The world sizes of a run, start after start."""
+    """The world sizes of a run, start after start; those of several starts in a row once."""
     manifest = run_dir / "manifest.json"
-    return [one["world_size"] for one in json.loads(manifest.read_text())["starts"]] if manifest.exists() else []
+    starts = json.loads(manifest.read_text())["starts"] if manifest.exists() else []
+    return [size for size, _ in itertools.groupby(one["world_size"] for one in starts)]
 
 
 def test_a_killed_rank_is_started_again_and_the_weights_are_those_of_no_interruption(
@@ -167,21 +173,21 @@ def test_a_rank_that_is_asked_to_stop_is_not_started_again(commands: Commands) -
 def test_when_one_of_three_nodes_is_gone_for_good_the_others_finish_with_the_same_weights(
     commands: Commands, measured: Measured
 ) -> None:
-    whole, run_dir = uninterrupted(commands, 3, [*LONGER, NO_DROPOUT]), commands.folder / "fewer"
-    port = free_port()
-    # On a busy machine the third node may need longer than the usual 5 s after the second one.
-    options = ("--max-restarts", "1", "--rdzv-conf", "last_call_timeout=15")
-    nodes = [node(commands, run_dir, port, "2:3", *options)]
+    whole, run_dir = uninterrupted(commands, 3, [*FIELDS]), commands.folder / "fewer"
+    port, slow = free_port(), commands.write("slow", "")
+    nodes = [node(commands, run_dir, port, "2:3", "--max-restarts", "1")]
     nodes[0].poll(lambda: is_listening(port), "the meeting place")  # the first node hosts it, and is not the one to go
-    nodes += [node(commands, run_dir, port, "2:3", *options) for _ in range(2)]
+    nodes += [node(commands, run_dir, port, "2:3", "--max-restarts", "1") for _ in range(2)]
+    nodes[0].poll(lambda: 3 in worlds(run_dir), "three nodes")  # the third may come late, and join
     after_a_checkpoint(nodes[0], run_dir)
     killed_at = time.monotonic()
     kill_for_good(nodes.pop())
-    nodes[0].poll(lambda: len(worlds(run_dir)) == 2, "a second start")
+    nodes[0].poll(lambda: worlds(run_dir)[-1] == 2, "a start without it")
+    slow.unlink()
     measured("seconds_from_kill_to_training", time.monotonic() - killed_at)
     ended = [one.wait() for one in nodes]
     assert [one.code for one in ended] == [0, 0], "\n".join(one.stderr for one in ended)
-    assert worlds(run_dir) == [3, 2]
+    assert worlds(run_dir)[-2:] == [3, 2]
     weights = [load_file(one / "model/model.safetensors") for one in (run_dir, whole)]
     assert relative_difference(*weights) < 1e-5
 
@@ -193,12 +199,14 @@ def is_listening(port: int) -> bool:
 
 @pytest.mark.parametrize("backend", ["ddp", pytest.param("horovod", marks=needs_horovod)])
 def test_a_second_node_joins_a_job_that_runs_on_one(commands: Commands, measured: Measured, backend: str) -> None:
-    whole, run_dir = uninterrupted(commands, 2, [*LONGER, NO_DROPOUT]), commands.folder / "more"
-    port = free_port()
-    first = after_a_checkpoint(node(commands, run_dir, port, "1:2", backend=backend), run_dir)
+    whole, run_dir = uninterrupted(commands, 2, [*FIELDS]), commands.folder / "more"
+    port, slow = free_port(), commands.write("slow", "")
+    fields = [*FIELDS, f"train.backend={backend}"]
+    first = after_a_checkpoint(node(commands, run_dir, port, "1:2", fields=fields), run_dir)
     joined_at = time.monotonic()
-    second = node(commands, run_dir, port, "1:2", backend=backend)
+    second = node(commands, run_dir, port, "1:2", fields=fields)
     first.poll(lambda: len(worlds(run_dir)) == 2, "a second start")
+    slow.unlink()
     measured("seconds_from_start_of_a_node_to_training_on_it", time.monotonic() - joined_at)
     ended = [first.wait(), second.wait()]
     assert [one.code for one in ended] == [0, 0], "\n".join(one.stderr for one in ended)
@@ -210,6 +218,7 @@ def test_a_second_node_joins_a_job_that_runs_on_one(commands: Commands, measured
 
 def test_where_the_node_with_the_meeting_place_is_gone_the_others_end_with_144(commands: Commands) -> None:
     run_dir, port = commands.folder / "run", free_port()
+    commands.write("slow", "")
     host = node(commands, run_dir, port, "1:2", "--max-restarts", "3")
     host.poll(lambda: is_listening(port), "the meeting place")
     other = node(commands, run_dir, port, "1:2", "--max-restarts", "3")

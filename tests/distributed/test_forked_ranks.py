@@ -6,6 +6,8 @@ import os
 import signal
 from pathlib import Path
 
+from processes import parent
+
 from .commands import DISTTRAIN, DISTTRAIN_ANEW, Commands, Running
 from .test_elastic import LONGER, after_a_checkpoint
 from .test_resume import command
@@ -15,10 +17,6 @@ def server_of(running: Running) -> int | None:
     servers = [pid for pid, line in running.processes().items() if "run_module.py --fork" in line]
     assert len(servers) <= 1
     return servers[0] if servers else None
-
-
-def parent(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 def test_a_lost_server_is_replaced_at_the_next_start_and_all_end_with_the_agent(commands: Commands) -> None:

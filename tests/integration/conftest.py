@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from forked import command_server
+from forked import _commands_are_forked  # noqa: F401
 
 from disttrain.data.tools import make_synthetic
 
@@ -16,11 +16,6 @@ from .bad_files import CONFIG, Place, link_all
 from .commands import run, train_command
 
 _BROWSER_LIMIT_MS = 120_000
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _commands_are_forked(isolated_cache: Path) -> None:
-    command_server()
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,8 @@ import sys
 import time
 from pathlib import Path
 
+from processes import state
+
 from disttrain.system.owner import FolderOwner
 from disttrain.system.processes import kill_family
 from disttrain.tune.training import Line, clean_environ, vacant_run_dir, validation_lines
@@ -82,13 +84,6 @@ def test_a_family_of_processes_ends_at_once() -> None:
     assert process.wait() == -signal.SIGKILL
     process.stdout.close()
     deadline = time.monotonic() + 30
-    while any(_runs(pid) for pid in pids) and time.monotonic() < deadline:
+    while any(state(pid) not in ("Z", "X") for pid in pids) and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert not any(_runs(pid) for pid in pids)
-
-
-def _runs(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
+    assert all(state(pid) in ("Z", "X") for pid in pids)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -148,6 +149,19 @@ def test_a_forked_rank_is_what_a_new_process_would_be(
     assert forked["parent"] == os.getpid()
     assert forked["status"]["Threads"] == "1"
     signal.signal(signal.SIGHUP, before)
+
+
+def test_a_server_ends_quietly_where_the_agent_has_gone_before_it_was_ready(
+    probe: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    server = ForkServer(["json"])
+    control, process = server._control, server._process
+    assert control is not None
+    assert process is not None
+    until(lambda: bool(select.select([control], [], [], 0)[0]))  # "I am ready", which nobody reads
+    control.close()
+    assert process.wait(60) == 0
+    assert capfd.readouterr().err == ""
 
 
 def test_two_ranks_draw_different_numbers(serve: Callable[..., ForkServer], probe: Path) -> None:
