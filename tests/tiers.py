@@ -23,7 +23,7 @@ _QUICK = ("tests/unit/", "tests/field/", "tests/k8s/")
 _WHOLE_FILES = (
     *_QUICK,
     "tests/integration/test_readme.py",
-    "tests/integration/test_real_data.py",
+    "tests/integration/test_real_planesnet.py",
     "tests/integration/test_slurm.py",
     "tests/integration/test_tune.py",
 )
@@ -129,7 +129,7 @@ def part_of(file: str) -> str:
     for part in ("horovod", "chaos", "unit", "field", "slurm", "tune", "k8s", "serve", "report"):
         if part in path.stem or part in path.parts:
             return part
-    return "real data, README" if path.stem in ("test_real_data", "test_readme") else "training"
+    return "real data, README" if path.stem.startswith(("test_real_", "test_readme")) else "training"
 
 
 def main() -> None:

@@ -82,6 +82,9 @@ class DataConfig(Section):
     """Augmentation: turn by 0, 90, 180 or 270 degrees (square images)."""
     shift_px: NonNegativeInt = 0
     """Augmentation: shift by up to this many pixels either way, the border reflected."""
+    zoom: Fraction = 0.0
+    """Augmentation: resize about the centre so that 1 minus to 1 plus this of the image's width and height fill the
+    image, bilinearly, the border reflected."""
     brightness: NonNegative = 0.0
     """Augmentation: add up to this much either way to a whole normalised image (in standard deviations)."""
     contrast: Fraction = 0.0

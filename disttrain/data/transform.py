@@ -22,17 +22,18 @@ Symmetry = tuple[bool, bool, bool]
 is one such triple."""
 
 
-_PIXELS, _EXPOSURE = 1, 2  # what a draw is for
+_PIXELS, _EXPOSURE, _ZOOM = 1, 2, 3  # what a draw is for
 
 NO_SYMMETRIES: tuple[Symmetry, ...] = ((False, False, False),)
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What a training sample may go through: symmetries of the square, shifts, another exposure."""
+    """What a training sample may go through: symmetries of the square, shifts, another size, another exposure."""
 
     symmetries: tuple[Symmetry, ...] = NO_SYMMETRIES
     shift_px: int = 0
+    zoom: float = 0.0
     brightness: float = 0.0
     contrast: float = 0.0
 
@@ -58,7 +59,7 @@ class Augmentation:
             allowed = [
                 (t, v, h) for t, v, h in every if not t and v <= data.vertical_flip and h <= data.horizontal_flip
             ]
-        return cls(tuple(allowed), data.shift_px, data.brightness, data.contrast)
+        return cls(tuple(allowed), data.shift_px, data.zoom, data.brightness, data.contrast)
 
     @property
     def moves_pixels(self) -> bool:
@@ -88,6 +89,8 @@ class AugmentationParams:
     offset: torch.Tensor
     moves: torch.Tensor | None = None
     """int64 [n, 3]: where rows come from, where columns do (both as rows of a table), and whether to transpose."""
+    extents: torch.Tensor | None = None
+    """float32 [n]: the share of width and height, about the centre, that fills the image afterwards."""
 
     def split(self, sizes: Sequence[int]) -> Iterator[AugmentationParams]:
         """The draws of consecutive batches."""
@@ -99,6 +102,7 @@ class AugmentationParams:
                 self.scale if same_for_all else self.scale[part],
                 self.offset if same_for_all else self.offset[part],
                 None if self.moves is None else self.moves[part],
+                None if self.extents is None else self.extents[part],
             )
 
 
@@ -121,23 +125,28 @@ class ImageTransform:
     def draw(self, ids: torch.Tensor, epoch: int | None) -> AugmentationParams:
         """What happens to the samples with these int64 ids [n] in an epoch; `epoch` None: nothing but normalisation."""
         scale, offset = self._scale_and_offset
-        moves = None
+        moves = extents = None
         if epoch is not None and self.augmentation.moves_pixels:
             draws = mix_ids(mix(self.seed, epoch, _PIXELS), ids)
             span = 2 * self.augmentation.shift_px + 1
             transpose, top_bottom, left_right = self._symmetry_table[draws % len(self._symmetry_table)].unbind(1)
             rows, columns = (draws >> 8) % span * 2 + top_bottom, (draws >> 32) % span * 2 + left_right
             moves = torch.stack([rows, columns, transpose], dim=1)
+        if epoch is not None and self.augmentation.zoom:
+            extents = 1 + self.augmentation.zoom * _symmetric_uniform(mix_ids(mix(self.seed, epoch, _ZOOM), ids))
         if epoch is not None and self.augmentation.changes_exposure:
             draws = mix_ids(mix(self.seed, epoch, _EXPOSURE), ids).view(-1, 1, 1, 1)
             gain = 1 + self.augmentation.contrast * _symmetric_uniform(draws)
             scale, offset = scale * gain, offset * gain + self.augmentation.brightness * _symmetric_uniform(draws >> 24)
-        return AugmentationParams(scale, offset, moves)
+        return AugmentationParams(scale, offset, moves, extents)
 
     def apply(self, images: torch.Tensor, draws: AugmentationParams) -> torch.Tensor:
         """uint8 [n, C, H, W] -> float32 [n, C, H, W]."""
         if draws.moves is not None:
             images = self._move_pixels(images, draws.moves)
+        if draws.extents is not None:
+            for dim in (2, 3):
+                images = _resampled(images, draws.extents, dim)
         normalised = torch.addcmul(draws.offset, images, draws.scale)
         return normalised.contiguous(memory_format=torch.channels_last) if self.channels_last else normalised
 
@@ -178,6 +187,22 @@ class ImageTransform:
 def _symmetric_uniform(draws: torch.Tensor) -> torch.Tensor:
     """The lowest 24 bits as a float32 in [-1, 1)."""
     return (draws & 0xFFFFFF).float() * 2**-23 - 1
+
+
+def _resampled(images: torch.Tensor, extents: torch.Tensor, dim: int) -> torch.Tensor:
+    """float32 [n, C, H, W]: along one dimension, that share of the image about its centre, linearly interpolated."""
+    last = images.shape[dim] - 1
+    from_centre = torch.arange(last + 1, device=images.device) - last / 2
+    positions = (last / 2 + extents[:, None] * from_centre).abs()
+    positions = last - (last - positions).abs()  # what lies outside is reflected
+    below = positions.long()
+    shape = [len(images), 1, 1, 1]
+    shape[dim] = last + 1
+
+    def pixels(source: torch.Tensor) -> torch.Tensor:
+        return images.gather(dim, source.view(shape).expand_as(images)).float()
+
+    return pixels(below).lerp(pixels((below + 1).clamp_(max=last)), (positions - below).view(shape))
 
 
 def _source_positions(size: int, shift_px: int) -> torch.Tensor:

@@ -21,11 +21,13 @@ from torch import nn
 from disttrain.data.transform import Augmentation, ImageTransform
 from disttrain.errors import ConfigError, DataError, IntegrityError
 from disttrain.files import file_sha256, strict_json
+from disttrain.inference.onnx_predictor import ONNX
 from disttrain.models.golden import load_golden
 from disttrain.models.model_dir import ModelSpec, find_model_dir, load_model_dir
 from disttrain.models.tta import averaged_outputs
 
 SUFFIXES = {"onnx": ".onnx", "torch": ".pt2"}
+_DEFAULT_NAMES = {"onnx": ONNX, "torch": "model.pt2"}
 TOLERANCE = 1e-4
 """Largest difference of an output to the original's: float32 in another order of summation differs by far less."""
 
@@ -102,7 +104,7 @@ def export_model(
     check_packages(form)
     model, spec = load_model_dir(model_dir, allow_code, network)
     folder = find_model_dir(model_dir)
-    target = output or folder / f"model{SUFFIXES[form]}"
+    target = output or folder / _DEFAULT_NAMES[form]
     whole = _ImageClassifier(model, spec).eval() if spec.mean else model
     inputs, expected, checked_on = _real_inputs(whole, spec, folder)
     program = _traced(whole, inputs)

@@ -17,6 +17,11 @@ ONNX = "model.onnx"
 """Where `disttrain export` writes it in a model directory, and `disttrain serve` looks for it."""
 
 
+def has_onnxruntime() -> bool:
+    """Whether it is installed; it is not imported for that."""
+    return importlib.util.find_spec("onnxruntime") is not None
+
+
 class OnnxPredictor:
     """Turns uint8 images into class probabilities, as `Predictor` does."""
 
@@ -25,7 +30,7 @@ class OnnxPredictor:
         DataError: no such file, or none that `disttrain export` wrote."""
         if device_name == "cuda":
             raise ConfigError(f"--device cuda: {path} runs on the CPU. Give the model directory for a GPU.")
-        if importlib.util.find_spec("onnxruntime") is None:
+        if not has_onnxruntime():
             raise ConfigError(
                 f"{path} needs onnxruntime: pip install 'disttrain[export]', or give the model directory."
             )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import importlib.util
 import json
 import threading
 from collections.abc import Callable
@@ -18,7 +17,7 @@ import torch
 
 from disttrain.errors import DataError, DisttrainError
 from disttrain.files import file_identity
-from disttrain.inference.onnx_predictor import ONNX, OnnxPredictor
+from disttrain.inference.onnx_predictor import ONNX, OnnxPredictor, has_onnxruntime
 from disttrain.inference.predict_files import check_channels
 from disttrain.inference.predictor import Predictor
 from disttrain.log import log
@@ -111,7 +110,7 @@ def _exported(folder: Path, spec: ModelSpec, device: torch.device) -> OnnxPredic
     path = folder / ONNX
     if device.type != "cpu" or not path.exists():
         return None
-    if importlib.util.find_spec("onnxruntime") is None:
+    if not has_onnxruntime():
         log.info("%s is not used, since onnxruntime is not installed: pip install 'disttrain[export]'", path)
         return None
     exported = OnnxPredictor(path, device.type)

@@ -139,15 +139,13 @@ class StepDigests:
             _GRADIENTS: f"in step {step} the gradient of {names[0]!r}{others} differs",
             _WEIGHTS: f"after step {step} {names[0]!r}{others} differs",
         }[kind]
+        what += f" from that of {self._other.run_dir}"
         if kind == _WEIGHTS and step != self._last_equal and self._last_equal is not None:
             what += ", though the gradients of the step are the same"
         before = "Nothing before was compared" if self._last_equal is None else (
             f"The weights after step {self._last_equal} were the same"
         )  # fmt: skip
-        raise IntegrityError(
-            f"{what} from that of {self._other.run_dir}. {before}. {self._places()} What changes "
-            "bits is in docs/reproducibility.md."
-        )
+        raise IntegrityError(f"{what}. {before}. {self._places()} What changes bits is in docs/reproducibility.md.")
 
     def _places(self) -> str:
         assert self._other is not None

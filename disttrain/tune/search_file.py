@@ -168,6 +168,6 @@ def _check_scheduler(search: SearchFile) -> None:
 
 
 _CHANGES_ON_THE_WAY = ("data.brightness", "data.contrast", "data.horizontal_flip", "data.quarter_turns",
-                       "data.shift_px", "data.vertical_flip", "model.dropout", "optim.beta1", "optim.beta2",
-                       "optim.clip_norm", "optim.final_lr_fraction", "optim.lr", "optim.momentum",
+                       "data.shift_px", "data.vertical_flip", "data.zoom", "model.dropout", "optim.beta1",
+                       "optim.beta2", "optim.clip_norm", "optim.final_lr_fraction", "optim.lr", "optim.momentum",
                        "optim.warmup_fraction", "optim.weight_decay", "train.label_smoothing")  # fmt: skip

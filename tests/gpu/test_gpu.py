@@ -153,15 +153,15 @@ def test_pixels_move_on_a_gpu_as_on_the_cpu(data: DataConfig, channels_last: boo
     assert on_gpu.is_contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
 
 
-def test_exposure_is_drawn_on_a_gpu_as_on_the_cpu() -> None:
-    data = DataConfig(brightness=0.3, contrast=0.2)
+def test_exposure_and_zoom_are_drawn_on_a_gpu_as_on_the_cpu() -> None:
+    data = DataConfig(brightness=0.3, contrast=0.2, zoom=0.25)
     images = torch.randint(0, 256, (300, 3, 20, 20), dtype=torch.uint8, generator=torch.Generator().manual_seed(5))
     ids = torch.arange(300)
     batches = []
     for device in ("cpu", "cuda"):
         transform = dataclasses.replace(_transform(data, device), mean=(90.0, 100.0, 110.0), std=(50.0, 55.0, 60.0))
         batches.append(transform(images.to(device), ids.to(device), 2).cpu())
-    torch.testing.assert_close(batches[0], batches[1], rtol=1e-6, atol=1e-6)  # a GPU fuses multiply and add
+    torch.testing.assert_close(batches[0], batches[1], rtol=1e-5, atol=1e-5)  # a GPU fuses multiply and add
 
 
 def _transform(data: DataConfig, device: str, channels_last: bool = False) -> ImageTransform:

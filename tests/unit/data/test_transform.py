@@ -113,7 +113,7 @@ def test_all_channels_of_a_sample_move_together() -> None:
 def test_a_sample_is_augmented_the_same_in_any_batch() -> None:
     images = torch.from_numpy(np.random.RandomState(0).randint(0, 256, (64, 3, 6, 6)).astype(np.uint8))
     ids = torch.arange(64) * 7 + 3
-    augmentation = build(shift_px=2, quarter_turns=True, vertical_flip=True, brightness=0.3, contrast=0.2)
+    augmentation = build(shift_px=2, quarter_turns=True, vertical_flip=True, zoom=0.3, brightness=0.3, contrast=0.2)
     whole = moved(images, ids, augmentation)
     order = torch.randperm(64, generator=torch.Generator().manual_seed(1))
     parts = [moved(images[part], ids[part], augmentation) for part in order.split(5)]
@@ -130,7 +130,7 @@ def test_each_epoch_seed_and_sample_has_a_draw_of_its_own() -> None:
 
 
 def test_evaluation_is_not_augmented() -> None:
-    augmentation = build(shift_px=2, quarter_turns=True, brightness=1.0, contrast=0.5)
+    augmentation = build(shift_px=2, quarter_turns=True, zoom=0.5, brightness=1.0, contrast=0.5)
     assert (moved(places(9), torch.arange(9), augmentation, None) == places(9).numpy()).all()
 
 
@@ -145,6 +145,33 @@ def test_brightness_and_contrast_change_a_whole_image_within_their_bounds() -> N
     assert 0.75 - 1e-5 <= gain.min() < 0.76 < 1.24 < gain.max() <= 1.25 + 1e-5
     assert -0.5 <= added.min() < -0.48 < 0.48 < added.max() <= 0.5
     assert abs(np.corrcoef(gain, added)[0, 1]) < 0.1
+
+
+@pytest.mark.parametrize(("height", "width"), [(7, 10), (20, 20), (1, 2)])
+def test_a_zoom_is_a_bilinear_resize_about_the_centre_with_a_reflected_border(height: int, width: int) -> None:
+    count, zoom = 400, 0.3
+    images = torch.from_numpy(np.random.RandomState(0).randint(0, 256, (count, 2, height, width)).astype(np.uint8))
+    result = moved(images, torch.arange(count), build(height, width, zoom=zoom))
+    # The share that each sample shows, from images that are a ramp along their width: there a resize changes the slope.
+    ramp = torch.arange(101, dtype=torch.uint8).repeat(count, 1, 1, 1)
+    extents = np.diff(moved(ramp, torch.arange(count), build(1, 101, zoom=zoom))[:, 0, 0, 49:52]).mean(axis=1)
+    assert 1 - zoom - 1e-5 <= extents.min() < 0.72 < 1.28 < extents.max() <= 1 + zoom + 1e-5
+    for image, share, seen in zip(images.numpy(), extents, result, strict=True):
+        rows, columns = (
+            np.clip((size - 1) / 2 + share * (np.arange(size) - (size - 1) / 2), 1 - size, 2 * size - 2)
+            for size in (height, width)
+        )
+        padded = np.pad(image, ((0, 0), (height - 1,) * 2, (width - 1,) * 2), mode="reflect").astype(np.float64)
+        along = [
+            np.interp(columns + width - 1, np.arange(padded.shape[2]), line)
+            for line in padded.reshape(-1, padded.shape[2])
+        ]
+        lines = np.reshape(along, (2, padded.shape[1], width))
+        expected = [
+            [np.interp(rows + height - 1, np.arange(padded.shape[1]), lines[channel, :, at]) for at in range(width)]
+            for channel in range(2)
+        ]
+        assert np.abs(np.transpose(expected, (0, 2, 1)) - seen).max() < 0.01
 
 
 def test_normalisation_subtracts_the_mean_and_divides_by_the_deviation_per_channel() -> None:

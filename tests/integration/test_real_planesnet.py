@@ -1,41 +1,16 @@
-"""The figures that the README promises on real chips and real digits, trained from the shipped configs on 2 workers."""
+"""The figures that the README promises on real chips, and the commands that use the network trained on them."""
 
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-TIMEOUT_S = 2400  # on two cores that others use as well a whole training may take a quarter of an hour
+from .shipped_configs import disttrain, train
 
 pytestmark = pytest.mark.long
-
-
-def disttrain(*arguments: str | Path) -> str:
-    """Standard output of a command that succeeds."""
-    command = [sys.executable, "-m", "disttrain", *map(str, arguments)]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=TIMEOUT_S)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
-def train(config: str, data: Path, run_dir: Path) -> dict[str, Any]:
-    arguments: list[str | Path] = [
-        f"configs/{config}.yaml",
-        "--workers",
-        "2",
-        "--run-dir",
-        run_dir,
-        "--json",
-        f"data.path={data}",
-    ]
-    result: dict[str, Any] = json.loads(disttrain("train", *arguments))
-    return result
 
 
 @pytest.fixture(scope="module")
@@ -96,14 +71,3 @@ def test_no_scene_is_on_two_sides_of_the_split(real_data: Path) -> None:
     assert sum(counts.values()) == 27_051
     assert counts == {"train": 21_383, "val": 1_728, "test": 3_940}
     assert info["scenes"] == 1_387
-
-
-def test_the_784_512_10_network_reaches_98_2_percent_on_mnist(real_data: Path, tmp_path: Path) -> None:
-    result = train("mnist_mlp", real_data / "mnist", tmp_path)
-    assert result["test"]["count"] == 10_000
-    assert result["test"]["accuracy"] >= 0.982
-
-
-def test_the_cnn_reaches_99_4_percent_on_mnist(real_data: Path, tmp_path: Path) -> None:
-    result = train("mnist_cnn", real_data / "mnist", tmp_path)
-    assert result["test"]["accuracy"] >= 0.994
