@@ -20,6 +20,7 @@ from disttrain.models.model_dir import ModelSpec
 
 _IMAGES_PER_PROCESS = 2000  # below this, starting a process costs more than it saves
 _AHEAD = 2  # batches that each process decodes ahead
+_TURN_BYTES = 16 << 20  # a container may have no more shared memory than 64 MiB
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,23 @@ def decoded_batches(
         yield batch
     del batches  # the other processes end with it; an exception would keep it
     raise DataError(f"decoding the images failed: {failure}. Run it again.")
+
+
+def in_turns(batches: Iterator[DecodedBatch]) -> Iterator[DecodedBatch]:
+    """The same batches; several small ones are decoded before the first of them is handed on.
+
+    For a network that computes on the cores that decode: its threads wait for each other, so that a core taken from one
+    of them is lost to all.
+    """
+    while held := _up_to(_TURN_BYTES, batches):
+        yield from held
+
+
+def _up_to(most_bytes: int, batches: Iterator[DecodedBatch]) -> list[DecodedBatch]:
+    held: list[DecodedBatch] = []
+    while sum(one.images.nbytes for one in held) < most_bytes and (batch := next(batches, None)) is not None:
+        held.append(batch)
+    return held
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -24,7 +24,7 @@ from disttrain.comm.control_plane import ControlPlane
 from disttrain.comm.device import pick_device
 from disttrain.errors import ConfigError, DataError
 from disttrain.files import replacing
-from disttrain.inference.decoding import DecodedBatch, answers_of, decoded_batches
+from disttrain.inference.decoding import DecodedBatch, answers_of, decoded_batches, in_turns
 from disttrain.inference.input_list import InputList
 from disttrain.inference.onnx_predictor import OnnxPredictor
 from disttrain.inference.output_file import open_output
@@ -183,6 +183,8 @@ def _by_block(work: _Work) -> Iterator[tuple[int, Iterator[tuple[str, int]]]]:
     spec, cores = work.predictor.spec, len(os.sched_getaffinity(0))
     ranges = [one for block in blocks for one in plan.batches(block)]
     decoded = decoded_batches(inputs, ranges, spec, max(1, cores // work.env.local_world_size))
+    if isinstance(work.predictor, OnnxPredictor) or work.predictor.device.type == "cpu":
+        decoded = in_turns(decoded)
     printed = 0  # by blocks of which no file is kept
 
     def count_done() -> int:
