@@ -80,15 +80,26 @@ def raise_file_limit() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def kill_family(pid: int) -> None:
-    """Kill a process, then all that were below it: at once, whatever sessions and groups they are in."""
+def family_of(pid: int) -> list[int]:
+    """A process and all below it, whatever sessions and groups they are in; parents before their children."""
     family, waiting = [], [pid]
     while waiting:
         family.append(waiting.pop())
         waiting += _children(family[-1])
-    for one in family:
+    return family
+
+
+def kill_family(pid: int) -> None:
+    """Kill a process, then all that were below it."""
+    for one in family_of(pid):
         with contextlib.suppress(ProcessLookupError):
             os.kill(one, signal.SIGKILL)
+
+
+def start_time_of(pid: int) -> int | None:
+    """In clock ticks after boot, for process numbers are used again; None where it is gone, or this is not Linux."""
+    stat = _stat(pid)
+    return int(stat[1]) if stat else None
 
 
 def _children(pid: int) -> list[int]:
@@ -111,8 +122,7 @@ class ProcessId(NamedTuple):
     @classmethod
     def own(cls) -> ProcessId:
         """This process."""
-        stat = _stat(os.getpid())
-        return cls(_own_machine(), os.getpid(), int(stat[1]) if stat else 0)
+        return cls(_own_machine(), os.getpid(), start_time_of(os.getpid()) or 0)
 
 
 def process_state(process: ProcessId) -> str | None:

@@ -1,13 +1,15 @@
 """Waits for the end of a search's driver, however it comes, and ends what Ray has left.
 
 A driver that is killed takes its trials with it, but some of Ray's helpers notice only after a minute, and its folder
-of sockets and logs would stay for good.
+of sockets and logs would stay for good. Those helpers write their title over what would name the session, and their
+parent ends with the driver: so the driver's processes are noted while it lives.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -17,8 +19,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from disttrain.system.import_path import RUN_MODULE
-from disttrain.system.processes import die_with_parent, kill_family
+from disttrain.system.processes import die_with_parent, family_of, kill_family, start_time_of
 
+_LOOK_EVERY_S = 1.0
 _AGAIN = 5  # a process may just be starting another one
 _PAUSE_S = 0.1
 
@@ -76,11 +79,16 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     driver = os.getppid()
-    sys.stdin.buffer.read()
+    started: dict[int, int | None] = {}
+    while not select.select([sys.stdin], [], [], _LOOK_EVERY_S)[0]:
+        started.update({pid: start_time_of(pid) for pid in family_of(driver) if pid != os.getpid()})
     for _ in range(_AGAIN):
-        for pid in processes_naming(session):
+        found = processes_naming(session)
+        if os.getppid() != driver:  # it was killed
+            found += [pid for pid, when in started.items() if when is not None and start_time_of(pid) == when]
+        for pid in found:
             if pid != driver:  # it ends itself, or has ended
-                kill_family(pid)  # Ray's agents write their title over what would name the session
+                kill_family(pid)
         time.sleep(_PAUSE_S)
     shutil.rmtree(session, ignore_errors=True)
 
