@@ -40,6 +40,10 @@ class Net(PlanesNetCnn):
 """
 
 
+# An agent that gets no processor for a while counts as gone, or comes too late: in these tests sooner than elsewhere.
+PATIENT = ("--rdzv-conf", "last_call_timeout=20,keep_alive_max_attempt=10")
+
+
 def after_a_checkpoint(running: Running, run_dir: Path) -> Running:
     running.poll((run_dir / "checkpoints/latest").exists, "a checkpoint")
     return running
@@ -54,7 +58,7 @@ def node(
 ) -> Running:
     """One node of one rank that finds the others over c10d. Its steps are slow while the file `slow` is there."""
     meeting = ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"localhost:{port}", "--rdzv-id", "7"]
-    argv = [*AGENT, "--nnodes", nnodes, "--nproc-per-node", "1", *meeting, *options]
+    argv = [*AGENT, "--nnodes", nnodes, "--nproc-per-node", "1", *meeting, *PATIENT, *options]
     commands.write("slow_while_asked.py", SLOW_WHILE_ASKED)
     config = [*CONFIG, *fields, "model.name=slow_while_asked:Net", "--run-dir", str(run_dir)]
     return commands.start([*argv, *config])
