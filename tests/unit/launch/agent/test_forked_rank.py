@@ -83,6 +83,14 @@ def probe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.fixture(autouse=True)
+def _from_a_terminal() -> Iterator[None]:
+    """A command that a shell has put into the background ignores SIGINT, and so would all that it starts."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture
 def serve(probe: Path) -> Iterator[Callable[..., ForkServer]]:
     servers: list[ForkServer] = []
