@@ -30,8 +30,11 @@ _PAUSE_S = 0.1
 def reaping(session: Path) -> Iterator[None]:
     """Within it `session` and all processes that name it end with this process; at its end they do at once."""
     command = [sys.executable, "-u", RUN_MODULE, "disttrain.tune.reaper", str(session)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True) as process:
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, start_new_session=True) as process:
         assert process.stdin is not None  # the kernel closes it with this process
+        assert process.stdout is not None
+        process.stdout.readline()  # it looks from now on
         try:
             yield
         finally:
@@ -80,6 +83,7 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)
     driver = os.getppid()
     started: dict[int, int | None] = {}
+    os.write(1, b"ready\n")
     while not select.select([sys.stdin], [], [], _LOOK_EVERY_S)[0]:
         started.update({pid: start_time_of(pid) for pid in family_of(driver) if pid != os.getpid()})
     for _ in range(_AGAIN):
